@@ -1,0 +1,8 @@
+"""Thin adapters between Lightning's hooks and the decisions made elsewhere."""
+
+from frostline.callbacks.averaging import ExponentialMovingAverage
+from frostline.callbacks.finite import StopWhenNotFinite
+from frostline.callbacks.freezing import FollowSchedule
+from frostline.callbacks.progress import EpochLines
+
+__all__ = ["EpochLines", "ExponentialMovingAverage", "FollowSchedule", "StopWhenNotFinite"]

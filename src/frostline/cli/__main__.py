@@ -1,0 +1,5 @@
+"""``python -m frostline.cli``: the same as the console script."""
+
+from frostline.cli import main
+
+main()

@@ -1,0 +1,93 @@
+"""What ``frostline`` and ``frostline COMMAND --help`` print."""
+
+from __future__ import annotations
+
+from hydra._internal.hydra import Hydra
+from hydra.core.object_type import ObjectType
+
+from frostline.config import COMMANDS, QUOTING
+
+GROUPS = {
+    "data": "the labelled pictures and their splits",
+    "backbone": "a timm model and its weights: backbone.name=resnet50, backbone.weights=pretrained|none|FILE|RUN",
+    "freeze": "which layers learn, when",
+    "optimizer": "the update rule; optimizer.lr is the only base learning rate",
+    "lr": "the learning-rate curve and its warm-up",
+    "augment": "what training pictures go through",
+    "loss": "what is minimised",
+    "metrics": "what is measured",
+    "trainer": "where it runs and for how long: trainer.max_epochs=30",
+    "callbacks": "early stopping, checkpoints, averaged weights",
+    "logger": "where metrics are written",
+    "speed": "channels_last, torch.compile",
+    "pretraining": "what a pre-training without labels learns from",
+    "experiment": "a named set of all of these",
+    "hydra": "Hydra's own settings, launchers and sweepers",
+}
+
+EXAMPLES = {
+    "train": [
+        "frostline train",
+        "frostline train data=folder data.root=pictures backbone=timm backbone.name=resnet50 freeze=linear_probe",
+        "frostline train -m freeze=linear_probe,full optimizer.lr=1e-3,1e-4 seed=0,1",
+        "frostline train +trainer.fast_dev_run=true",
+    ],
+    "inspect": ["frostline inspect freeze=last_n data=folder data.root=pictures"],
+    "evaluate": ["frostline evaluate run=outputs/train/RUN split=val"],
+    "predict": ["frostline predict run=outputs/train/RUN images=new_pictures output=labels.csv"],
+    "pretrain": ["frostline pretrain", "frostline train backbone.name=local-dir:outputs/pretrain/RUN/model"],
+}
+
+OPTIONS = """\
+Options
+  -m, --multirun       run one job for each combination of the lists in the overrides
+  -c, --cfg job        print the composed config (hydra, all: Hydra's part of it) and stop
+      --resolve        ... with its references replaced by their values
+  -p, --package KEY    ... only this part of it
+  -cd, --config-dir D  a folder of your own configs, laid out as conf/ is; may be repeated
+  -h, --help           this text"""
+
+
+def overview() -> str:
+    """The commands, one a line."""
+    lines = [f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items()]
+    lines.append(f"  {'completion':<12}completion of commands and overrides: completion install=bash|zsh|fish")
+    return (
+        "Frostline fine-tunes pretrained vision backbones under a freeze schedule.\n\n"
+        "Usage: frostline COMMAND [KEY=VALUE ...]\n\n" + "\n".join(lines) + "\n\n"
+        "frostline COMMAND --help shows what a command takes."
+    )
+
+
+def command_help(hydra: Hydra, command: str) -> str:
+    """Groups with their options, examples, and how values are quoted."""
+    loader = hydra.config_loader
+    used = _groups_of(hydra, command)
+    groups = []
+    for name in used:
+        options = ", ".join(
+            option for option in loader.get_group_options(name, ObjectType.CONFIG) if option != "schema"
+        )
+        purpose = GROUPS.get(name, "your own")
+        groups.append(f"  {name:<12}{purpose}\n  {'':<12}{options}")
+    examples = "\n".join(f"  {line}" for line in EXAMPLES[command])
+    parts = [
+        f"frostline {command}: {COMMANDS[command]}",
+        f"Usage: frostline {command} [OPTIONS] [KEY=VALUE ...]",
+        OPTIONS,
+        "Config groups: GROUP=OPTION chooses a file, GROUP.KEY=VALUE changes a value in it\n" + "\n".join(groups)
+        if groups
+        else "",
+        f"Examples\n{examples}",
+        f"Quoting\n  {QUOTING}\n  Lists are lists: 'key=[a,b]'. `frostline {command} --cfg job` prints every key.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _groups_of(hydra: Hydra, command: str) -> list[str]:
+    from hydra.types import RunMode
+
+    chosen = hydra.compose_config(command, [], run_mode=RunMode.RUN).hydra.runtime.choices
+    names = [str(name) for name in chosen if not str(name).startswith("hydra")]
+    known = [name for name in GROUPS if name in names]
+    return [*known, *(name for name in names if name not in GROUPS and "@" not in name)]

@@ -1,0 +1,26 @@
+"""Composing, checking, saving and building configs. Nothing here imports torch at import time."""
+
+from frostline.config.building import build, spec_of
+from frostline.config.composing import QUOTING, compose, compose_job, hydra_session, parse
+from frostline.config.saving import absolute_paths, load_config, save_config
+from frostline.config.schema import COMMANDS, conf_folder, register, weights_folder
+from frostline.config.targets import check_targets, trusted_targets
+
+__all__ = [
+    "COMMANDS",
+    "QUOTING",
+    "absolute_paths",
+    "build",
+    "check_targets",
+    "compose",
+    "compose_job",
+    "conf_folder",
+    "hydra_session",
+    "load_config",
+    "parse",
+    "register",
+    "save_config",
+    "spec_of",
+    "trusted_targets",
+    "weights_folder",
+]

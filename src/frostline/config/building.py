@@ -1,0 +1,45 @@
+"""From config nodes to objects: open nodes are instantiated, closed ones become their dataclass."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from frostline.errors import ConfigError, FrostlineError
+from frostline.specs import FreezeSpec, PhaseSpec
+
+Spec = TypeVar("Spec")
+
+
+def build(node: DictConfig, path: str, **extra: Any) -> Any:
+    """The object that an open node names; no part of it ever receives a ``DictConfig``.
+
+    Args:
+        node: a node with ``_target_``.
+        path: its key in the config, for the message.
+        extra: arguments that only the program knows.
+
+    Raises:
+        ConfigError: the constructor refused; its own message is shown.
+    """
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, FrostlineError):
+            raise cause from None
+        raise ConfigError(f"{path} ({node.get('_target_')}): {cause}", mend=f"Look at the keys of {path}.") from cause
+
+
+def spec_of(node: DictConfig, kind: type[Spec]) -> Spec:
+    """The plain dataclass of a closed node, with the phases of a freeze schedule as ``PhaseSpec``."""
+    spec = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node))
+    if isinstance(spec, FreezeSpec):
+        spec.phases = {
+            name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PhaseSpec), phase))
+            for name, phase in spec.phases.items()
+        }
+    return cast(Spec, spec)

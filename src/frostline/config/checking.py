@@ -1,0 +1,92 @@
+"""What a composed config must hold, checked without torch and reported all at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from frostline.errors import ConfigError, suggestion
+from frostline.specs import PhaseSpec
+
+
+def faults_of(config: DictConfig, *, complete: bool = True) -> list[ConfigError]:
+    """Every fault of a composed config; ``complete`` False lets mandatory values be missing."""
+    faults = _unresolvable(config, "")
+    if complete and not faults:
+        faults += [_missing(config, key) for key in sorted(OmegaConf.missing_keys(config))]
+    if "freeze" in config:
+        faults += _phase_faults(config.freeze)
+    if "monitor" in config:
+        faults += _monitor_faults(config)
+    return faults
+
+
+def _missing(config: DictConfig, key: str) -> ConfigError:
+    return ConfigError(f"{key} has no value", mend=f"Add {key}=VALUE.")
+
+
+def _unresolvable(node: Any, path: str) -> list[ConfigError]:
+    faults = []
+    names = range(len(node)) if isinstance(node, ListConfig) else list(node)
+    for name in names:
+        where = f"{path}.{name}" if path else str(name)
+        if OmegaConf.is_missing(node, name):
+            continue
+        try:
+            value = node[name]
+        except OmegaConfBaseException as error:
+            faults.append(ConfigError(f"{where}: {str(error).splitlines()[0]}"))
+            continue
+        if isinstance(value, DictConfig | ListConfig):
+            faults += _unresolvable(value, where)
+    return faults
+
+
+def _phase_faults(freeze: DictConfig) -> list[ConfigError]:
+    if not freeze.phases:
+        return [ConfigError("freeze.phases is empty", mend="Choose a preset: freeze=full.")]
+    faults = []
+    for name, phase in freeze.phases.items():
+        path = f"freeze.phases.{name!s}"
+        if not isinstance(phase, DictConfig):
+            faults.append(ConfigError(f"{path} is not a phase", mend=f"'{path}={{train: all}}' is one."))
+            continue
+        faults += _against(OmegaConf.structured(PhaseSpec), phase, path)
+    return faults
+
+
+def _against(schema: DictConfig, node: DictConfig, path: str) -> list[ConfigError]:
+    """Merges key by key into a closed node, so that each misspelt key and wrong type is named."""
+    faults = []
+    known = [str(key) for key in schema]
+    for key in node:
+        where = f"{path}.{key!s}"
+        if key not in known:
+            faults.append(ConfigError(f"There is no key '{where}'", mend=suggestion(str(key), known)))
+            continue
+        try:
+            merged = OmegaConf.merge(schema, {key: node[key]})
+            OmegaConf.resolve(merged)
+        except OmegaConfBaseException as error:
+            faults.append(ConfigError(f"{where}: {str(error).splitlines()[0]}"))
+    if "train" not in node or OmegaConf.is_missing(node, "train"):
+        faults.append(ConfigError(f"{path}.train is missing", mend="A phase says what it trains: train: head"))
+    return faults
+
+
+def _monitor_faults(config: DictConfig) -> list[ConfigError]:
+    metric = config.monitor.metric
+    split = metric.partition("/")[0]
+    names = [f"val/{known}" for known in ("loss", *map(str, config.metrics or ()))]
+    if split == "test":
+        return [
+            ConfigError(
+                f"monitor.metric={metric}: the test split selects nothing",
+                mend=f"It is scored once, after selection. Choose a validation metric: {', '.join(names)}.",
+            )
+        ]
+    if metric in names:
+        return []
+    return [ConfigError(f"monitor.metric={metric}: no metric provides it", mend=suggestion(metric, names))]

@@ -1,0 +1,50 @@
+"""The closed nodes in Hydra's ConfigStore, the resolvers, and where ``conf/`` lies."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from frostline import specs
+
+COMMANDS = {
+    "train": "fine-tune, select the best checkpoint, score the test split once, write the run folder",
+    "inspect": "the same config, looked at and not trained: data, depth, phases, learning rates",
+    "evaluate": "score a split of a finished run again",
+    "predict": "label a picture, a folder or a list with a finished run",
+    "pretrain": "pre-train a backbone on unlabelled pictures",
+}
+
+
+def conf_folder() -> Path:
+    """``conf/`` of the checkout, or ``frostline/conf`` of an installed wheel."""
+    package = Path(str(importlib.resources.files("frostline")))
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parents[1] / "conf"
+
+
+def weights_folder(name: str) -> str:
+    """The folder of weights that Frostline ships under ``name``; what ``${frostline.weights:NAME}`` becomes."""
+    return str(Path(str(importlib.resources.files("frostline"))) / "weights" / name)
+
+
+def register() -> None:
+    """Make the closed nodes and the resolvers known to Hydra; calling it again changes nothing."""
+    store = ConfigStore.instance()
+    freeze = OmegaConf.structured(specs.FreezeSpec)
+    # so that `freeze.phases.full={...}` adds a phase without Hydra's `+`
+    OmegaConf.set_struct(freeze.phases, False)
+    store.store(group="freeze", name="schema", node=freeze)
+    backbone = OmegaConf.structured(specs.BackboneSpec)
+    OmegaConf.set_struct(backbone.kwargs, False)
+    store.store(group="backbone", name="schema", node=backbone)
+    store.store(group="lr", name="schema", node=specs.LrSpec)
+    store.store(group="speed", name="schema", node=specs.SpeedSpec)
+    store.store(name="train_schema", node=specs.TrainSpec)
+    store.store(name="pretrain_schema", node=specs.PretrainSpec)
+    store.store(name="evaluate_schema", node=specs.EvaluateSpec)
+    store.store(name="predict_schema", node=specs.PredictSpec)
+    OmegaConf.register_new_resolver("frostline.weights", weights_folder, replace=True)

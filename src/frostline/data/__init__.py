@@ -1,0 +1,29 @@
+"""Labelled pictures: sources, splits, decoding, transforms, augmentation, sample order."""
+
+from __future__ import annotations
+
+from frostline.data.augmentation import Augmentation
+from frostline.data.base import ImageData
+from frostline.data.decoding import open_picture, to_rgb
+from frostline.data.digits import DigitsData
+from frostline.data.folder import FolderData
+from frostline.data.listing import find_pictures
+from frostline.data.loading import PictureLoader
+from frostline.data.mixing import Mixer
+from frostline.data.splits import ImageSplit, LabelledSet
+from frostline.data.transforms import evaluation_transform
+
+__all__ = [
+    "Augmentation",
+    "DigitsData",
+    "FolderData",
+    "ImageData",
+    "ImageSplit",
+    "LabelledSet",
+    "Mixer",
+    "PictureLoader",
+    "evaluation_transform",
+    "find_pictures",
+    "open_picture",
+    "to_rgb",
+]

@@ -1,0 +1,83 @@
+"""The error tree: each message says what is wrong, where, and what mends it.
+
+The exit codes are part of the public interface: 2 for the config, 3 for the data, 4 for numbers, 5 for storage
+and the network. Anything else that escapes a command exits with 1 and is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class FrostlineError(Exception):
+    """A fault that a person can mend.
+
+    Args:
+        problem: what is wrong, naming the file, row, class, key or layer.
+        mend: what to do about it; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, mend: str | None = None) -> None:
+        super().__init__(problem, mend)
+        self.problem = problem
+        self.mend = mend
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # an error crosses processes with both of its parts
+        return (_rebuilt, (type(self), self.problem, self.mend))
+
+    def __str__(self) -> str:
+        return self.problem if self.mend is None else f"{self.problem}\n  {self.mend}"
+
+
+def _rebuilt(kind: type[FrostlineError], problem: str, mend: str | None) -> FrostlineError:
+    return kind(problem, mend=mend)
+
+
+class ConfigError(FrostlineError):
+    """The configuration, the command line included, asks for something that cannot be built."""
+
+    exit_code = 2
+
+    @classmethod
+    def of(cls, faults: Sequence[FrostlineError]) -> ConfigError:
+        """One error out of several faults, so that all are mended in one round trip."""
+        if len(faults) == 1 and isinstance(faults[0], ConfigError):
+            return faults[0]
+        listed = "\n".join(f"{number}. {fault}" for number, fault in enumerate(faults, start=1))
+        return cls(f"{len(faults)} faults in the configuration:\n{listed}")
+
+
+class DataError(FrostlineError):
+    """A data set, split, class or picture cannot be used."""
+
+    exit_code = 3
+
+
+class NumericsError(FrostlineError):
+    """A loss, gradient or metric is not finite."""
+
+    exit_code = 4
+
+
+class StorageError(FrostlineError):
+    """A file, folder, weight file or network resource cannot be read or written."""
+
+    exit_code = 5
+
+
+def near_misses(name: str, options: Iterable[str], count: int = 3) -> list[str]:
+    """The ``count`` options most like ``name``, best first; empty where nothing comes close."""
+    return difflib.get_close_matches(name, list(options), n=count, cutoff=0.6)
+
+
+def suggestion(name: str, options: Iterable[str], *, known_as: str = "known") -> str:
+    """A sentence that mends a misspelt ``name``: the near misses, or all options where none is near."""
+    listed = sorted(set(options))
+    close = near_misses(name, listed)
+    if close:
+        return "Did you mean " + " or ".join(f"'{option}'" for option in close) + "?"
+    return f"{known_as.capitalize()}: {', '.join(listed)}." if listed else f"There are none {known_as}."

@@ -1,0 +1,45 @@
+"""All scores of one split: accumulated on the device, synced over ranks once, when they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
+
+
+def makes_sense(top_k: int, num_classes: int) -> bool:
+    """Whether a top-k score can be wrong: among ``num_classes <= top_k`` the label is always found."""
+    return top_k < num_classes
+
+
+class SplitScores(nn.Module):
+    """The scores, the mean loss and the number of pictures of one split.
+
+    Args:
+        metrics: name to metric; each takes probabilities ``[B, K]`` float32 and labels ``[B]`` int64.
+        split: ``train``, ``val`` or ``test``; the scores are named ``split/name``.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric], split: str) -> None:
+        super().__init__()
+        self.split = split
+        self.metrics = MetricCollection({name: metric.clone() for name, metric in metrics.items()})
+        self.loss = MeanMetric(nan_strategy="disable")
+        self.count = SumMetric(nan_strategy="disable")
+
+    def update(self, probabilities: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch: ``[B, K]`` float32, ``[B]`` int64 and its mean loss."""
+        self.metrics.update(probabilities, labels)
+        self.loss.update(loss, len(labels))
+        self.count.update(len(labels))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores over all ranks since the last call; starts anew."""
+        scores = {f"{self.split}/{name}": value for name, value in self.metrics.compute().items()}
+        scores[f"{self.split}/loss"] = self.loss.compute()
+        scores[f"{self.split}/count"] = self.count.compute()
+        self.metrics.reset()
+        self.loss.reset()
+        self.count.reset()
+        return scores

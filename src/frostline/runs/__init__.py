@@ -1,0 +1,1 @@
+"""One module per command: builds the parts and says the order of events."""

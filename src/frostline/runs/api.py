@@ -1,0 +1,141 @@
+"""Frostline from Python: compose, train, load, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from frostline import config as configs
+from frostline.runs.folder import RunFolder
+from frostline.runs.starting import prepare
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from frostline.backbones import TimmFolder
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The label of one picture.
+
+    Attributes:
+        label: the most probable class.
+        probabilities: class to probability; they sum to 1.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder.
+
+    Attributes:
+        path: the run folder.
+    """
+
+    path: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        """The files of the run."""
+        return RunFolder(self.path)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The flat ``split/metric`` scores of ``metrics.json``."""
+        return self.folder.read_metrics()
+
+    @property
+    def config(self) -> DictConfig:
+        """The resolved config."""
+        return configs.load_config(self.folder.config)
+
+    @cached_property
+    def _saved(self) -> TimmFolder:
+        from frostline.backbones import load_timm_folder
+
+        return load_timm_folder(self.folder.model)
+
+    @property
+    def model(self) -> Any:
+        """The fine-tuned ``torch.nn.Module``, in eval: ``[B, C, H, W]`` float32 in, ``[B, K]`` logits out."""
+        return self._saved.model.eval()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The K class names, in the order of the logits."""
+        return tuple(self._saved.labels)
+
+    def predict(self, pictures: Sequence[Image.Image | str | Path], *, device: str = "cpu") -> list[Prediction]:
+        """Label pictures, given as PIL images or as paths.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        from frostline.data import evaluation_transform, open_picture
+        from frostline.evaluation import label_pictures
+
+        openers = [_opener(picture, open_picture) for picture in pictures]
+        if not openers:
+            return []
+        transform = evaluation_transform(self._saved.preprocessing)
+        rows = label_pictures(self._saved.model, openers, transform, device=device).tolist()
+        labelled = [dict(zip(self.labels, row, strict=True)) for row in rows]
+        return [Prediction(max(row, key=row.__getitem__), row) for row in labelled]
+
+
+def _opener(picture: Any, open_picture: Any) -> Any:
+    return (lambda: open_picture(picture)) if isinstance(picture, str | Path) else (lambda: picture.convert("RGB"))
+
+
+def compose(
+    overrides: Sequence[str] = (), *, command: str = "train", config_dirs: Sequence[str | Path] = ()
+) -> DictConfig:
+    """The checked config of a command, as ``frostline COMMAND OVERRIDES --cfg job`` shows it.
+
+    Args:
+        overrides: ``["freeze=linear_probe", "optimizer.lr=1e-4"]``.
+        command: ``train`` or ``pretrain``, or another command.
+        config_dirs: folders of your own configs.
+
+    Raises:
+        ConfigError: with every fault.
+    """
+    return configs.compose(command, overrides, config_dirs)
+
+
+def train(config: DictConfig | Sequence[str] = ()) -> Run:
+    """Train in this process and return the finished run.
+
+    Args:
+        config: from ``compose``, possibly changed since; or overrides.
+
+    Raises:
+        FrostlineError: what the command line would print.
+    """
+    from frostline.runs import train as command
+    from frostline.runs.worker import quiet_frameworks
+
+    chosen = config if isinstance(config, DictConfig) else compose(config)
+    chosen = chosen.copy()
+    quiet_frameworks()
+    folder = prepare(chosen, [])
+    command.train(configs.load_config(folder.config))
+    return Run(folder.path)
+
+
+def load(path: str | Path) -> Run:
+    """A finished run, by its folder.
+
+    Raises:
+        ConfigError: there is no finished run at ``path``.
+    """
+    return Run(RunFolder.existing(path).path)

@@ -1,0 +1,119 @@
+"""The run folder: made with one atomic ``mkdir``, never reused, whole only once ``metrics.json`` is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import ConfigError, StorageError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run, by what they hold."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, from which the run can be trained again."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Code, packages, hardware, data fingerprint, weights."""
+        return self.path / "provenance.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """``best.ckpt`` and ``last.ckpt``."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The fine-tuned model as a timm folder."""
+        return self.path / "model"
+
+    @property
+    def metrics(self) -> Path:
+        """The flat ``split/metric`` scores; written last."""
+        return self.path / "metrics.json"
+
+    @property
+    def schedule(self) -> Path:
+        """A row for each phase that was entered."""
+        return self.path / "schedule.csv"
+
+    @property
+    def failure(self) -> Path:
+        """What went wrong, where something did."""
+        return self.path / "failure.json"
+
+    def predictions(self, split: str) -> Path:
+        """A row for each picture of ``split``."""
+        return self.path / "predictions" / f"{split}.parquet"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.metrics.is_file()
+
+    def read_metrics(self) -> dict[str, float]:
+        """The flat ``split/metric`` scores; empty while the run is not finished."""
+        return dict(json.loads(self.metrics.read_text(encoding="utf-8"))) if self.finished else {}
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """The folder of a finished run.
+
+        Raises:
+            ConfigError: there is none at ``path``.
+        """
+        folder = cls(Path(path).expanduser().absolute())
+        if not folder.config.is_file():
+            mend = "Name the folder that `frostline train` printed on its last line."
+            raise ConfigError(f"run={path} is not a run: it has no config.yaml", mend=mend)
+        if not (folder.model / "config.json").is_file():
+            raise ConfigError(f"run={path} did not finish: it has no model/", mend="Train it again.")
+        return folder
+
+
+def make_folder(parent: Path, label: str) -> Path:
+    """A new folder ``<parent>/<date_time>-<label>``; two calls at the same moment get two folders.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1000):
+            path = parent / (f"{stamp}-{label}" if attempt == 0 else f"{stamp}-{label}.{attempt}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    except OSError as error:
+        mend = "Choose another folder: output=FOLDER."
+        raise StorageError(f"{parent} cannot hold a run: {error.strerror or error}", mend=mend) from error
+    raise StorageError(f"{parent} holds 1000 runs of this second", mend="Try again.")
+
+
+def overrides_hash(overrides: Sequence[str]) -> str:
+    """Eight hexadecimal digits that tell runs of different overrides apart."""
+    return hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write beside the final name and rename, so that a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,198 @@
+"""The parts of a run, built from its config in the order in which they need each other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import nn
+from torchmetrics import Metric
+
+from frostline.backbones import Backbone, create_backbone
+from frostline.callbacks import EpochLines, FollowSchedule, StopWhenNotFinite
+from frostline.config import build, check_targets, spec_of
+from frostline.data import ImageData
+from frostline.errors import ConfigError, DataError, FrostlineError, suggestion
+from frostline.freezing import FreezeSchedule
+from frostline.metrics import makes_sense
+from frostline.runs.folder import RunFolder
+from frostline.specs import BackboneSpec, ClassWeights, FreezeSpec, LrSpec, MonitorSpec, SpeedSpec
+from frostline.tasks import ClassificationTask, balanced_weights
+
+# what the program itself passes to the constructors named under these keys
+SUPPLIED = {"metrics": ("num_classes",), "optimizer": ("params",), "loss": ("weight",), "task": ("model",)}
+
+
+@dataclass
+class Parts:
+    """What a run consists of, before anything is trained."""
+
+    data: ImageData
+    backbone: Backbone
+    freeze: FreezeSpec
+    schedule: FreezeSchedule
+    task: ClassificationTask
+
+
+def build_parts(config: DictConfig) -> Parts:
+    """Data, backbone, schedule and task of a run.
+
+    Raises:
+        FrostlineError: a part cannot be built; the faults of the config are reported together.
+    """
+    check_targets(config, supplied=SUPPLIED)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data: ImageData = build(config.data, "data")
+    data.load()
+    backbone = create_backbone(
+        spec_of(config.backbone, BackboneSpec), num_classes=len(data.classes), size=config.data.get("size")
+    )
+    augmentation = build(config.augment, "augment")
+    data.prepare(backbone.preprocessing, augmentation, seed=config.seed)
+    freeze = spec_of(config.freeze, FreezeSpec)
+    schedule = make_schedule(config, freeze, backbone, data.batches_per_epoch(rank_count(config.trainer)))
+    task = make_task(config, data, backbone, freeze, augmentation.mixer(len(data.classes)))
+    enter_first_phase(schedule, task)
+    return Parts(data, backbone, freeze, schedule, task)
+
+
+def make_schedule(config: DictConfig, freeze: FreezeSpec, backbone: Backbone, batches: int) -> FreezeSchedule:
+    """The phases of the run, in optimizer steps.
+
+    Raises:
+        ConfigError: the run has no length, or several phases meet several processes.
+    """
+    trainer = config.trainer
+    ranks = rank_count(trainer)
+    limit = trainer.get("limit_train_batches", 1.0)
+    batches = int(batches * limit) if isinstance(limit, float) else min(batches, int(limit))
+    per_epoch = max(1, -(-batches // int(trainer.get("accumulate_grad_batches", 1))))
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
+    if (epochs is None or epochs < 1) and steps < 1:
+        raise ConfigError(f"trainer.max_epochs={epochs} gives the run no length", mend="Set trainer.max_epochs=20.")
+    total = per_epoch * epochs if epochs and epochs > 0 else steps
+    if steps > 0:
+        total = min(total, steps)
+    if ranks != 1 and len(freeze.phases) > 1:
+        raise ConfigError(
+            f"freeze has {len(freeze.phases)} phases, but a run on several processes can have only one so far",
+            mend="Train on one device (trainer=auto), or use a schedule of one phase.",
+        )
+    run_lr = spec_of(config.lr, LrSpec)
+    return FreezeSchedule(freeze, run_lr, backbone.groups, backbone.model, steps_per_epoch=per_epoch, total_steps=total)
+
+
+def rank_count(trainer: DictConfig) -> int:
+    """How many processes the trainer will use."""
+    devices = trainer.get("devices", 1)
+    if devices in ("auto", -1, "-1"):
+        count = torch.cuda.device_count() or 1
+    elif isinstance(devices, int):
+        count = devices
+    else:
+        count = len(str(devices).strip(",").split(",")) if isinstance(devices, str) else len(devices)
+    return count * int(trainer.get("num_nodes", 1))
+
+
+def make_task(
+    config: DictConfig, data: ImageData, backbone: Backbone, freeze: FreezeSpec, mixer: Any
+) -> ClassificationTask:
+    """The LightningModule of the run."""
+    speed = spec_of(config.speed, SpeedSpec)
+    if speed.compile:
+        backbone.model.compile(backend=speed.compile_backend)
+    return ClassificationTask(
+        backbone.model,
+        make_loss(config, data.class_counts("train")),
+        make_metrics(config.metrics, len(data.classes)),
+        groups=backbone.groups,
+        freeze=freeze,
+        optimizer=build(config.optimizer, "optimizer"),
+        base_lr=float(config.optimizer.lr),
+        weight_decay=float(config.optimizer.get("weight_decay", 0.0)),
+        num_classes=len(data.classes),
+        seed=config.seed,
+        mixer=mixer,
+        channels_last=speed.channels_last,
+    )
+
+
+def make_loss(config: DictConfig, counts: list[int]) -> nn.Module:
+    """The loss, with class weights where the config asks for them.
+
+    Raises:
+        ConfigError: the loss takes no ``weight``.
+    """
+    if config.class_weights in (ClassWeights.none, ClassWeights.none.name):
+        loss: nn.Module = build(config.loss, "loss")
+        return loss
+    from hydra.utils import get_object
+
+    if "weight" not in inspect.signature(get_object(config.loss._target_)).parameters:
+        raise ConfigError(
+            f"class_weights: {config.loss._target_} takes no 'weight'",
+            mend="Choose another loss, or class_weights=none.",
+        )
+    weighted: nn.Module = build(config.loss, "loss", weight=balanced_weights(counts))
+    return weighted
+
+
+def make_metrics(node: DictConfig, num_classes: int) -> dict[str, Metric]:
+    """Name to metric; a top-k that cannot be wrong is left out."""
+    kept = {str(name): child for name, child in node.items() if makes_sense(int(child.get("top_k", 1)), num_classes)}
+    return {name: build(child, f"metrics.{name}", num_classes=num_classes) for name, child in kept.items()}
+
+
+def enter_first_phase(schedule: FreezeSchedule, task: ClassificationTask) -> None:
+    """Freeze before Lightning wraps the model, so that DDP knows from the start what it has to reduce."""
+    from frostline.freezing import apply_phase
+
+    first = schedule.phase_at(0)
+    apply_phase(task.model, first.trainable)
+    task.trainable = first.trainable
+
+
+def make_trainer(config: DictConfig, folder: RunFolder, schedule: FreezeSchedule) -> Trainer:
+    """Lightning's Trainer with the config's callbacks and loggers and those that every run has."""
+    monitor = spec_of(config.monitor, MonitorSpec)
+    callbacks: list[Callback] = [FollowSchedule(schedule, folder.schedule), StopWhenNotFinite()]
+    callbacks += [build(node, f"callbacks.{name}") for name, node in (config.callbacks or {}).items() if node]
+    callbacks.append(EpochLines(monitor.metric, monitor.mode.name))
+    loggers: Sequence[Logger] = [build(node, f"logger.{name}") for name, node in (config.logger or {}).items() if node]
+    trainer: Trainer = build(
+        config.trainer,
+        "trainer",
+        callbacks=callbacks,
+        logger=list(loggers) or False,
+        default_root_dir=str(folder.path),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        barebones=False,
+    )
+    return trainer
+
+
+def require_monitor(config: DictConfig, num_classes: int, splits: Sequence[str]) -> None:
+    """Raise where the monitor will not exist, now that classes and splits are known."""
+    metric = config.monitor.metric
+    if "val" not in splits:
+        fault: FrostlineError = DataError(
+            f"monitor.metric={metric}: this data set has no validation split",
+            mend="Split some off: data.val_fraction=0.15.",
+        )
+        raise fault
+    kept = [
+        f"val/{name}" for name, node in config.metrics.items() if makes_sense(int(node.get("top_k", 1)), num_classes)
+    ]
+    names = [*kept, "val/loss"]
+    if metric not in names:
+        problem = f"monitor.metric={metric}: with {num_classes} classes no metric provides it"
+        raise ConfigError(problem, mend=suggestion(metric, names))

@@ -1,0 +1,76 @@
+"""The process that does the work of one folder: ``python -m frostline.runs.worker COMMAND FOLDER``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from frostline.config import load_config
+from frostline.errors import FrostlineError
+from frostline.runs.folder import RunFolder, write_json
+
+
+def work(command: str, path: Path) -> int:
+    """Do the work of a run folder; the exit code. A failure is written to ``failure.json`` as well."""
+    folder = RunFolder(path)
+    return execute(command, load_config(folder.config), folder)
+
+
+def execute(command: str, config: DictConfig, folder: RunFolder | None = None) -> int:
+    """Run a command on its config and turn what goes wrong into one message and an exit code."""
+    try:
+        quiet_frameworks()
+        module = importlib.import_module(f"frostline.runs.{command}")
+        getattr(module, command)(config)
+    except FrostlineError as error:
+        return _failed(config, folder, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _failed(config, folder, "interrupted", 130)
+    except Exception as error:
+        hint = "" if config.get("debug") else "\n  This is not a fault that Frostline knows. debug=true shows where."
+        return _failed(config, folder, f"{type(error).__name__}: {error}{hint}", 1)
+    return 0
+
+
+def _failed(config: DictConfig, folder: RunFolder | None, message: str, code: int) -> int:
+    if config.get("debug"):
+        traceback.print_exc()
+    if is_main_process():
+        print(f"error: {message}", file=sys.stderr)
+        if folder is not None:
+            write_json(folder.failure, {"exit_code": code, "message": message})
+            print(f"failed run: {folder.path}", file=sys.stderr)
+    return code
+
+
+def is_main_process() -> bool:
+    """False in the processes that Lightning starts for the other ranks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
+
+
+def quiet_frameworks() -> None:
+    """Silence advertisements and advice that a person can do nothing about; faults stay."""
+    import logging
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*GPU available but not used.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Experiment logs directory .* exists and is not empty.*",
+        ".*using `DistributedSampler`.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning 2.6 with torch 2.14
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+if __name__ == "__main__":
+    sys.exit(work(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,16 @@
+"""LightningModules, and the losses they minimise."""
+
+from frostline.tasks.classification import ClassificationTask
+from frostline.tasks.losses import BinaryCrossEntropy, FocalLoss, balanced_weights
+from frostline.tasks.randomness import stateless_seed
+from frostline.tasks.scoring import Predictions, ScoringTask
+
+__all__ = [
+    "BinaryCrossEntropy",
+    "ClassificationTask",
+    "FocalLoss",
+    "Predictions",
+    "ScoringTask",
+    "balanced_weights",
+    "stateless_seed",
+]

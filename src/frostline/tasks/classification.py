@@ -1,0 +1,98 @@
+"""Fine-tuning a classifier under a freeze schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from frostline.freezing import assert_modes
+from frostline.optim import parameter_groups
+from frostline.specs import FreezeSpec
+from frostline.tasks.randomness import stateless_seed
+from frostline.tasks.scoring import ScoringTask
+from frostline.types import Batch, DepthGroup
+
+Mixer = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+class ClassificationTask(ScoringTask):
+    """Trains what the freeze schedule lets learn; the schedule's callback says when.
+
+    Args:
+        model, loss, metrics, channels_last: see ``ScoringTask``.
+        groups: the depth groups of ``model``.
+        freeze: the schedule's scales and batch-norm policy.
+        optimizer: takes parameter groups, gives an optimizer.
+        base_lr: the one base learning rate.
+        weight_decay: of the parameters that decay.
+        num_classes: K.
+        seed: of dropout, drop path and mixing, which depend on (seed, epoch, batch, rank) alone.
+        mixer: mixup or cutmix, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        metrics: Mapping[str, Metric],
+        *,
+        groups: Sequence[DepthGroup],
+        freeze: FreezeSpec,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        base_lr: float,
+        weight_decay: float,
+        num_classes: int,
+        seed: int,
+        mixer: Mixer | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(model, loss, metrics, channels_last=channels_last)
+        self.groups = tuple(groups)
+        self.freeze_spec = freeze
+        self.make_optimizer = optimizer
+        self.base_lr = base_lr
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.mixer = mixer
+        self.trainable: frozenset[str] | None = None
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro")
+
+    def train(self, mode: bool = True) -> ClassificationTask:
+        """As torch's, and what is frozen stays in eval."""
+        super().train(mode)
+        if mode and self.trainable is not None:
+            assert_modes(self.model, self.groups, self.trainable, self.freeze_spec.bn)
+        return self
+
+    def configure_optimizers(self) -> Optimizer:
+        """All parameter groups from step 0; the schedule's callback sets their learning rates."""
+        groups = parameter_groups(self.model, self.groups, self.freeze_spec, weight_decay=self.weight_decay)
+        for group in groups:
+            group["lr"] = self.base_lr * group["lr_factor"]
+        return self.make_optimizer(groups)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        seed = stateless_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(seed)
+        images, targets = batch.images, batch.targets
+        if self.mixer is not None:
+            images, targets = self.mixer(images, targets, seed)
+        logits = self(images)
+        loss: Tensor = self.loss(logits, targets)
+        self.train_loss.update(loss.detach(), len(logits))
+        self.train_accuracy.update(logits.detach(), batch.targets)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's mean loss and accuracy; with mixing, against the unmixed labels."""
+        self.log_dict({"train/loss": self.train_loss.compute(), "train/accuracy": self.train_accuracy.compute()})
+        self.train_loss.reset()
+        self.train_accuracy.reset()

@@ -1,0 +1,110 @@
+"""A model and its scores on labelled pictures: what every task does with a split that it does not train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from frostline.metrics import SplitScores
+from frostline.types import Batch
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of a split, in the order of the split, on the CPU.
+
+    Attributes:
+        indices: ``[N]`` int64.
+        labels: ``[N]`` int64.
+        probabilities: ``[N, K]`` float32.
+    """
+
+    indices: Tensor
+    labels: Tensor
+    probabilities: Tensor
+
+
+class ScoringTask(LightningModule):
+    """Scores a classifier; each valid picture is counted once, whatever the number of ranks.
+
+    Args:
+        model: takes ``[B, C, H, W]`` float32, gives ``[B, K]`` logits.
+        loss: ``(logits, targets) -> scalar``, the mean over a batch.
+        metrics: name to metric over probabilities ``[B, K]`` and labels ``[B]``.
+        channels_last: run the model in this memory format.
+        test_as: the name of the split that ``trainer.test`` scores.
+
+    Attributes:
+        predictions: of the last test; the same on every rank.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        metrics: Mapping[str, Metric],
+        *,
+        channels_last: bool = False,
+        test_as: str = "test",
+    ) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
+        self.loss = loss
+        self.val_scores = SplitScores(metrics, "val")
+        self.test_scores = SplitScores(metrics, test_as)
+        self.predictions: Predictions | None = None
+        self._tested: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of ``[B, C, H, W]``."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.model(images)
+        return logits
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the scores of validation."""
+        self._score(self.val_scores, batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the scores of the test, and keeps its predictions."""
+        probabilities = self._score(self.test_scores, batch)
+        indices = batch.indices.where(batch.valid, -1)
+        self._tested.append((indices, batch.targets, probabilities))
+
+    def _score(self, scores: SplitScores, batch: Batch) -> Tensor:
+        logits: Tensor = self(batch.images).float()
+        probabilities = logits.softmax(dim=1)
+        if self.trainer.world_size == 1:
+            scores.update(probabilities, batch.targets, self.loss(logits, batch.targets))
+        elif batch.valid.any():
+            # only a distributed evaluation is padded; the mask costs a wait for the device
+            valid = batch.valid
+            scores.update(probabilities[valid], batch.targets[valid], self.loss(logits[valid], batch.targets[valid]))
+        return probabilities
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores of validation; every rank holds the same, since torchmetrics synced them."""
+        self.log_dict(self.val_scores.compute(), sync_dist=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores of the test and gathers its predictions from all ranks."""
+        self.log_dict(self.test_scores.compute(), sync_dist=True)
+        parts = [torch.cat(column) for column in zip(*self._tested, strict=True)]
+        self._tested = []
+        indices, labels, probabilities = (self._gathered(part) for part in parts)
+        order = indices.argsort()[int((indices < 0).sum()) :]
+        self.predictions = Predictions(indices[order], labels[order], probabilities[order])
+
+    def _gathered(self, part: Tensor) -> Tensor:
+        if self.trainer.world_size > 1:
+            everywhere = self.all_gather(part)
+            assert isinstance(everywhere, Tensor)
+            return everywhere.flatten(0, 1).cpu()
+        return part.cpu()

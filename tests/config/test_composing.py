@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from frostline.config import compose
+from frostline.errors import ConfigError
+
+
+def message(*overrides: str, command: str = "train") -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose(command, overrides)
+    return str(caught.value)
+
+
+def test_the_default_of_every_command_composes() -> None:
+    for command, needs in {
+        "train": [],
+        "inspect": [],
+        "pretrain": [],
+        "evaluate": ["run=r"],
+        "predict": ["run=r", "images=i"],
+    }.items():
+        assert "hydra" not in compose(command, needs)
+
+
+def test_overrides_reach_the_config() -> None:
+    config = compose("train", ["seed=3", "freeze=linear_probe", "optimizer.lr=0.5"])
+    assert (config.seed, config.optimizer.lr) == (3, 0.5)
+    assert config.freeze.phases.probe.train == "head"
+
+
+def test_a_phase_is_added_without_a_plus() -> None:
+    config = compose("train", ["freeze.phases.late={train: head}", "freeze.phases.full.until.epochs=2"])
+    assert config.freeze.phases.late.train == "head"
+    assert config.freeze.phases.full.until.epochs == 2
+
+
+def test_every_fault_is_reported_at_once() -> None:
+    text = message("freeze=linear_prob", "trainer=gpuu", "seed")
+    assert text.startswith("3 faults")
+    assert "'linear_probe'" in text
+    assert "'gpu'" in text
+    assert "'seed' is not an override" in text
+
+
+def test_value_faults_come_together_with_suggestions() -> None:
+    text = message("optimizer.lrr=1", "seed=abc", "optimzer.lr=1", "freeze.lr_decy=2")
+    assert text.startswith("4 faults")
+    assert "optimizer.lrr" in text
+    assert "'lr'" in text
+    assert "'optimizer'" in text
+    assert "'lr_decay'" in text
+    assert "'abc'" in text
+
+
+def test_a_misspelt_key_in_a_phase_is_named() -> None:
+    text = message("freeze.phases.full.untl=3")
+    assert "freeze.phases.full.untl" in text
+    assert "'until'" in text
+
+
+def test_a_deep_misspelt_key_in_a_phase_is_a_fault() -> None:
+    assert "freeze.phases.full.until" in message("freeze.phases.full.until={epoch: 3}")
+
+
+def test_a_wrong_type_in_a_phase_is_a_fault() -> None:
+    assert "freeze.phases.full.until" in message("freeze.phases.full.until={epochs: many}")
+
+
+def test_an_override_that_does_not_parse_shows_how_to_quote() -> None:
+    text = message("data.root=/my set (1)")
+    assert "'data.root=/my set (1)' is not an override" in text
+    assert "'data.root=\"/data/my set (1)\"'" in text
+
+
+def test_a_word_without_equals_is_explained() -> None:
+    assert "KEY=VALUE" in message("linear_probe")
+
+
+@pytest.mark.parametrize("path", ["/data/my set (1)", "/data/a=b", "/données/日本", "/data/a, b"])
+def test_quoted_paths_come_through(path: str) -> None:
+    assert compose("train", ["data=folder", f'data.root="{path}"']).data.root == path
+
+
+def test_a_list_of_values_needs_multirun() -> None:
+    assert "Add -m" in message("seed=0,1")
+
+
+def test_a_missing_value_is_named() -> None:
+    assert "data.root has no value" in message("data=folder")
+
+
+def test_unknown_monitors_are_refused() -> None:
+    assert "'val/accuracy'" in message("monitor.metric=val/acuracy")
+    assert "selects nothing" in message("monitor.metric=test/accuracy")
+
+
+def test_a_missing_environment_variable_is_named() -> None:
+    assert "FROSTLINE_NOT_SET" in message("output=${oc.env:FROSTLINE_NOT_SET}")
+
+
+def test_unknown_commands_get_a_suggestion() -> None:
+    assert "'train'" in message(command="trian")
+
+
+def test_a_users_own_config_folder_is_searched_first(tmp_path: Path) -> None:
+    (tmp_path / "freeze").mkdir()
+    (tmp_path / "freeze" / "mine.yaml").write_text("defaults: [schema, _self_]\nphases: {only: {train: head}}\n")
+    config = compose("train", ["freeze=mine"], [tmp_path])
+    assert config.freeze.phases.only.train == "head"
+
+
+def test_a_config_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder"):
+        compose("train", [], [tmp_path / "absent"])
+
+
+def test_composing_leaves_no_hydra_behind() -> None:
+    compose("train")
+    assert not GlobalHydra.instance().is_initialized()

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from frostline.config import compose, conf_folder, weights_folder
+
+
+def test_conf_holds_the_commands() -> None:
+    assert (conf_folder() / "train.yaml").is_file()
+
+
+def test_the_shipped_weights_are_found() -> None:
+    assert (Path(weights_folder("digits_vit")) / "model.safetensors").is_file()
+
+
+def test_the_keys_of_a_run_are_pinned() -> None:
+    keys = (
+        "name seed test debug output folder class_weights lr_find monitor data backbone freeze optimizer lr augment "
+        "loss metrics trainer callbacks logger speed"
+    )
+    assert list(compose("train").keys()) == keys.split()

@@ -1,0 +1,82 @@
+"""Every file of every config group, found by looking: a new one is tested without being listed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import frostline
+from frostline.config import check_targets, compose, conf_folder
+from frostline.runs.parts import SUPPLIED
+
+ROOTS = {"train": "train", "pretraining": "pretrain"}
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in conf_folder().glob("*/*.yaml") if path.parent.name not in ("hydra",)
+)
+NEEDS = {
+    "data": ["data.root=absent"],
+    "experiment": ["data.root=absent"],
+}
+RUN_GROUPS = ("freeze", "optimizer", "lr", "augment", "loss", "callbacks", "metrics", "speed")
+
+
+def command_of(group: str) -> str:
+    return ROOTS.get(group, "train")
+
+
+def needs(group: str, option: str) -> list[str]:
+    return NEEDS.get(group, []) if (group, option) != ("data", "digits") else []
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
+def test_it_composes_and_its_targets_can_be_built(group: str, option: str) -> None:
+    sign = "+" if group not in compose("train") and group not in ("experiment", *ROOTS) else ""
+    config = compose(command_of(group), [f"{sign}{group}={option}", *needs(group, option)])
+    if option == "wandb" and importlib.util.find_spec("wandb") is None:
+        pytest.skip("the extra wandb is not installed")
+    config.folder = "folder"
+    check_targets(config, supplied=SUPPLIED)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
+def test_its_file_says_what_it_is(group: str, option: str) -> None:
+    text = (conf_folder() / group / f"{option}.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert any(line.startswith("# ") and not line.startswith("# @package") for line in lines), "no comment"
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [item for item in OPTIONS if item[0] in RUN_GROUPS], ids=lambda value: str(value)
+)
+def test_it_trains(group: str, option: str, tmp_path: Path) -> None:
+    epochs = 2 if group == "freeze" else 1
+    lengths = (
+        [
+            f"freeze.phases.{name}.until.epochs=1"
+            for name in list(compose("train", [f"freeze={option}"]).freeze.phases)[:-1]
+        ]
+        if group == "freeze"
+        else []
+    )
+    run = frostline.train(
+        [
+            f"{group}={option}",
+            "backbone.name=test_resnet",
+            "backbone.weights=none",
+            "data.labels_per_class=7",
+            "data.batch_size=32",
+            "trainer=cpu",
+            f"trainer.max_epochs={epochs}",
+            f"output={tmp_path}",
+            "logger=csv",
+            *lengths,
+        ]
+    )
+    assert run.metrics["test/count"] == 269
+    weights = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values() if value.is_floating_point())

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from frostline.metrics import SplitScores, makes_sense
+
+
+def test_scores_are_of_all_pictures_and_start_anew() -> None:
+    metrics = {"accuracy": MulticlassAccuracy(3, average="micro"), "macro_f1": MulticlassF1Score(3)}
+    scores = SplitScores(metrics, "val")
+    for _ in range(2):
+        scores.update(torch.eye(3), torch.tensor([0, 1, 0]), torch.tensor(1.0))
+        scores.update(torch.eye(3)[:1], torch.tensor([0]), torch.tensor(5.0))
+        found = {name: float(value) for name, value in scores.compute().items()}
+        assert found["val/accuracy"] == pytest.approx(3 / 4)
+        assert found["val/loss"] == pytest.approx((3 * 1 + 1 * 5) / 4)
+        assert found["val/count"] == 4
+        assert set(found) == {"val/accuracy", "val/macro_f1", "val/loss", "val/count"}
+
+
+def test_two_splits_share_no_state() -> None:
+    metrics = {"accuracy": MulticlassAccuracy(2, average="micro")}
+    one, other = SplitScores(metrics, "val"), SplitScores(metrics, "test")
+    one.update(torch.eye(2), torch.tensor([0, 1]), torch.tensor(0.0))
+    other.update(torch.eye(2), torch.tensor([1, 0]), torch.tensor(0.0))
+    assert float(one.compute()["val/accuracy"]) == 1
+    assert float(other.compute()["test/accuracy"]) == 0
+
+
+def test_a_top_k_over_k_classes_says_nothing() -> None:
+    assert makes_sense(5, 6)
+    assert not makes_sense(5, 5)

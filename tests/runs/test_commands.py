@@ -1,0 +1,145 @@
+"""The public commands, each in a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+import frostline
+
+
+def frostline_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(cwd)}
+    line = [sys.executable, "-m", "frostline.cli", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=cwd, env=environment, timeout=300)
+
+
+def folder_of(text: str, word: str = "run") -> Path:
+    last = text.strip().splitlines()[-1]
+    assert last.startswith(f"{word}: ")
+    return Path(last.removeprefix(f"{word}: "))
+
+
+def table_of(sweep: Path) -> list[dict[str, str]]:
+    with (sweep / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_train_ends_with_its_folder(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    own = ["data=folder", f'data.root="{os.path.relpath(pictures, tmp_path)}"']
+    done = frostline_command("train", *tiny, *own, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    run = folder_of(done.stdout)
+    assert run.parent == tmp_path / "outputs" / "train"
+    assert json.loads((run / "metrics.json").read_text())["test/count"] == 21
+    for part in ("3 classes", "train 30, val 15, test 21", "test_resnet at 32x32x3", "parameters learn", "epoch 2/2"):
+        assert part in done.stdout
+
+
+def test_two_processes_score_every_picture_once(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    own = ["data=folder", f'data.root="{pictures}"', "trainer=ddp_cpu"]
+    done = frostline_command("train", *tiny, *own, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = frostline.load(folder_of(done.stdout))
+    assert run.metrics["test/count"] == 21
+    assert run.metrics["val/count"] == 15
+    table = pyarrow.parquet.read_table(run.path / "predictions" / "test.parquet").to_pydict()
+    assert len(set(table["image"])) == 21
+    alone = frostline_command("evaluate", f"run={run.path}", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    again = pyarrow.parquet.read_table(run.path / "predictions" / "test.parquet").to_pydict()
+    assert again["image"] == table["image"]
+    assert again["prediction"] == table["prediction"]
+
+
+def test_a_sweep_names_the_job_that_failed_and_finishes_the_others(
+    tiny: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    own = ["data=folder", f'data.root="{pictures}"', "optimizer=sgd", "lr=constant"]
+    done = frostline_command("train", "-m", *tiny, *own, "optimizer.lr=0.01,1e30", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("failed: job") == 2
+    assert "optimizer.lr=1e+30" in done.stderr
+    sweep = folder_of(done.stdout, "sweep")
+    rows = table_of(sweep)
+    assert [row["optimizer.lr"] for row in rows] == ["0.01", "0.01", "1e+30", "1e+30"]
+    assert [row["status"][:6] for row in rows] == ["done", "done", "failed", "failed"]
+    assert "the loss is" in rows[2]["status"]
+    assert len({row["folder"] for row in rows}) == 4
+    assert all(Path(row["folder"]).parent == sweep for row in rows)
+    assert "test/accuracy" not in rows[0]
+    assert float(rows[0]["val/accuracy"]) >= 0
+    assert (sweep / "sweep.md").read_text().count("\n") == 6
+    assert all(row["folder"] in done.stdout for row in rows)
+    assert not (Path(rows[0]["folder"]) / "predictions").exists()
+
+
+def test_a_sweep_scores_the_test_split_when_asked(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    own = ["data=folder", f'data.root="{pictures}"', "trainer.max_epochs=1", "test=true", "trainer=ddp_cpu"]
+    done = frostline_command("train", "-m", *tiny, *own, "freeze=linear_probe,full", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = table_of(folder_of(done.stdout, "sweep"))
+    assert all(0 <= float(row["test/accuracy"]) <= 1 for row in rows)
+
+
+def test_predict_labels_a_folder(finished: frostline.Run, pictures: Path, tmp_path: Path) -> None:
+    done = frostline_command(
+        "predict", f"run={finished.path}", f'images="{pictures}/test"', "output=p.csv", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    table = pyarrow.csv.read_csv(tmp_path / "p.csv").to_pydict()
+    assert len(table["image"]) == 21
+    right = [Path(image).parent.name == label for image, label in zip(table["image"], table["prediction"], strict=True)]
+    assert sum(right) / 21 == pytest.approx(finished.metrics["test/accuracy"])
+    sums = [sum(table[f"p({name})"][row] for name in ("blue, deep", "gréen", "red=1")) for row in range(21)]
+    assert sums == pytest.approx([1.0] * 21)
+
+
+def test_inspect_trains_and_writes_nothing(tmp_path: Path) -> None:
+    done = frostline_command("inspect", "freeze=last_n", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "frost line" in done.stdout
+    assert "frozen" in done.stdout
+    assert "head" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "part"),
+    [
+        (["data=folder", "data.root=absent"], 3, "absent"),
+        (["backbone.name=resnet5"], 2, "resnet50"),
+        (["+trainer.max_epoch=3"], 2, "max_epochs"),
+        (["loss._target_=torch.nn.CrossEntropyLos"], 2, "CrossEntropyLos"),
+        (
+            ["optimizer.lr=1e30", "optimizer=sgd", "lr=constant", "backbone.name=test_resnet", "backbone.weights=none"],
+            4,
+            "nan",
+        ),
+        (["backbone.weights=absent.pth"], 5, "absent.pth"),
+    ],
+)
+def test_faults_are_one_message_and_no_whole_folder(overrides: list[str], code: int, part: str, tmp_path: Path) -> None:
+    done = frostline_command("train", *overrides, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "error: " in done.stderr
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("metrics.json"))
+    assert not list(tmp_path.rglob("model"))
+    assert len(list(tmp_path.rglob("failure.json"))) == 1
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = frostline_command("train", "data=folder", "data.root=absent", "debug=true", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
