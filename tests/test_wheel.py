@@ -97,4 +97,6 @@ def test_config_is_composed_from_the_packaged_conf(run):
 
 
 def test_packaged_weights_are_found(run):
-    assert "digits" in run("frostline", "inspect")
+    shown = run("frostline", "inspect")
+    assert "loaded" in shown
+    assert "none loaded" not in shown

@@ -213,7 +213,11 @@ class TrainSpec:
 
 @dataclass
 class PretrainSpec:
-    """A pre-training without labels. The fields typed ``Any`` are open nodes."""
+    """A pre-training without labels. The fields typed ``Any`` are open nodes.
+
+    Attributes:
+        pretraining: the task: how pictures are spoilt, and what they are restored from.
+    """
 
     name: str = "pretrain"
     seed: int = 0
@@ -222,7 +226,7 @@ class PretrainSpec:
     folder: str | None = None
     data: Any = None
     backbone: BackboneSpec = field(default_factory=BackboneSpec)
-    task: Any = None
+    pretraining: Any = None
     optimizer: Any = None
     lr: LrSpec = field(default_factory=LrSpec)
     augment: Any = None

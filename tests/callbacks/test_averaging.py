@@ -1,22 +1,22 @@
 from __future__ import annotations
 
 import torch
+from lightning import LightningModule
 from torch import nn
 
 from frostline.callbacks import ExponentialMovingAverage
 
 
-class Module(nn.Module):
+class Module(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(2, 2)
         self.norm = nn.BatchNorm1d(2)
-        self.device = torch.device("cpu")
 
 
 def averaged(module: Module, decay: float) -> ExponentialMovingAverage:
     callback = ExponentialMovingAverage(decay=decay)
-    callback.setup(None, module, "fit")  # type: ignore[arg-type]  # it asks for a device and tensors alone
+    callback.setup(None, module, "fit")
     return callback
 
 

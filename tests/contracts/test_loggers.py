@@ -11,6 +11,7 @@ TINY = [
     "backbone.name=test_resnet",
     "backbone.weights=none",
     "data.labels_per_class=3",
+    "data.batch_size=4",
     "trainer=cpu",
     "trainer.max_epochs=2",
 ]

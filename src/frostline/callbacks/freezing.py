@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Protocol, cast
 
 from lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from frostline.freezing import FreezeSchedule, Phase, apply_phase
 from frostline.optim import learning_rate, set_learning_rates
-from frostline.tasks import ClassificationTask
 from frostline.types import Batch
+
+
+class Scheduled(Protocol):
+    """What a task shows to its schedule.
+
+    Attributes:
+        model: what is frozen and thawed.
+        base_lr: the one base learning rate.
+        trainable: the parameters that learn now; ``train()`` keeps what is frozen in eval.
+    """
+
+    model: nn.Module
+    base_lr: float
+    trainable: frozenset[str] | None
+
+    def train(self, mode: bool = True) -> object:
+        """As torch's."""
 
 
 class FollowSchedule(Callback):
@@ -28,15 +46,15 @@ class FollowSchedule(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Runs the transition where one is due, then sets the learning rates of this step."""
-        assert isinstance(pl_module, ClassificationTask)
+        task = cast(Scheduled, pl_module)
         step = trainer.global_step
         phase = self.schedule.phase_at(step)
         if phase is not self.phase:
-            self._enter(phase, trainer, pl_module)
-        set_learning_rates(trainer.optimizers[0], pl_module.base_lr, phase, step)
-        pl_module.log("lr", learning_rate(pl_module.base_lr, phase, 1.0, step))
+            self._enter(phase, trainer, task)
+        set_learning_rates(trainer.optimizers[0], task.base_lr, phase, step)
+        pl_module.log("lr", learning_rate(task.base_lr, phase, 1.0, step))
 
-    def _enter(self, phase: Phase, trainer: Trainer, task: ClassificationTask) -> None:
+    def _enter(self, phase: Phase, trainer: Trainer, task: Scheduled) -> None:
         apply_phase(task.model, phase.trainable)
         task.trainable = phase.trainable
         task.train()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
+from torchmetrics import Metric, MetricCollection, SumMetric
 
 
 def makes_sense(top_k: int, num_classes: int) -> bool:
@@ -25,20 +25,22 @@ class SplitScores(nn.Module):
         super().__init__()
         self.split = split
         self.metrics = MetricCollection({name: metric.clone() for name, metric in metrics.items()})
-        self.loss = MeanMetric(nan_strategy="disable")
+        # sums, since torchmetrics 1.9 forgets the weights of a mean whose check for NaN is off
+        self.loss = SumMetric(nan_strategy="disable")
         self.count = SumMetric(nan_strategy="disable")
 
     def update(self, probabilities: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: ``[B, K]`` float32, ``[B]`` int64 and its mean loss."""
         self.metrics.update(probabilities, labels)
-        self.loss.update(loss, len(labels))
+        self.loss.update(loss * len(labels))
         self.count.update(len(labels))
 
     def compute(self) -> dict[str, Tensor]:
         """The scores over all ranks since the last call; starts anew."""
         scores = {f"{self.split}/{name}": value for name, value in self.metrics.compute().items()}
-        scores[f"{self.split}/loss"] = self.loss.compute()
-        scores[f"{self.split}/count"] = self.count.compute()
+        count = self.count.compute()
+        scores[f"{self.split}/loss"] = self.loss.compute() / count
+        scores[f"{self.split}/count"] = count
         self.metrics.reset()
         self.loss.reset()
         self.count.reset()

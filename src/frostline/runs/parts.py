@@ -159,9 +159,8 @@ def enter_first_phase(schedule: FreezeSchedule, task: ClassificationTask) -> Non
     task.trainable = first.trainable
 
 
-def make_trainer(config: DictConfig, folder: RunFolder, schedule: FreezeSchedule) -> Trainer:
+def make_trainer(config: DictConfig, folder: RunFolder, schedule: FreezeSchedule, monitor: MonitorSpec) -> Trainer:
     """Lightning's Trainer with the config's callbacks and loggers and those that every run has."""
-    monitor = spec_of(config.monitor, MonitorSpec)
     callbacks: list[Callback] = [FollowSchedule(schedule, folder.schedule), StopWhenNotFinite()]
     callbacks += [build(node, f"callbacks.{name}") for name, node in (config.callbacks or {}).items() if node]
     callbacks.append(EpochLines(monitor.metric, monitor.mode.name))

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from frostline.backbones import save_timm_folder
+from frostline.config import spec_of
 from frostline.data import ImageData
 from frostline.errors import NumericsError, StorageError
 from frostline.runs.announcing import announce, show_scores
@@ -19,6 +20,7 @@ from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.lr_finding import find_learning_rate
 from frostline.runs.parts import Parts, build_parts, make_trainer, require_monitor
 from frostline.runs.provenance import provenance
+from frostline.specs import MonitorSpec
 from frostline.tasks import ScoringTask
 
 
@@ -31,7 +33,7 @@ def train(config: DictConfig) -> dict[str, float]:
     folder = RunFolder(Path(config.folder))
     parts = build_parts(config)
     require_monitor(config, len(parts.data.classes), list(parts.data.splits))
-    trainer = make_trainer(config, folder, parts.schedule)
+    trainer = make_trainer(config, folder, parts.schedule, spec_of(config.monitor, MonitorSpec))
     if trainer.is_global_zero:
         announce(parts.data, parts.backbone, parts.schedule, config.backbone.name)
         write_json(folder.provenance, _provenance(config, parts))

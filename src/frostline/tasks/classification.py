@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.freezing import assert_modes
+from frostline.metrics import SplitScores
 from frostline.optim import parameter_groups
 from frostline.specs import FreezeSpec
 from frostline.tasks.randomness import stateless_seed
@@ -61,8 +62,7 @@ class ClassificationTask(ScoringTask):
         self.seed = seed
         self.mixer = mixer
         self.trainable: frozenset[str] | None = None
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.train_accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro")
+        self.train_scores = SplitScores({"accuracy": MulticlassAccuracy(num_classes, average="micro")}, "train")
 
     def train(self, mode: bool = True) -> ClassificationTask:
         """As torch's, and what is frozen stays in eval."""
@@ -87,12 +87,9 @@ class ClassificationTask(ScoringTask):
             images, targets = self.mixer(images, targets, seed)
         logits = self(images)
         loss: Tensor = self.loss(logits, targets)
-        self.train_loss.update(loss.detach(), len(logits))
-        self.train_accuracy.update(logits.detach(), batch.targets)
+        self.train_scores.update(logits.detach(), batch.targets, loss.detach())
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and accuracy; with mixing, against the unmixed labels."""
-        self.log_dict({"train/loss": self.train_loss.compute(), "train/accuracy": self.train_accuracy.compute()})
-        self.train_loss.reset()
-        self.train_accuracy.reset()
+        self.log_dict(self.train_scores.compute())

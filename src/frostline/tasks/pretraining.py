@@ -1,0 +1,150 @@
+"""Pre-training a backbone without labels, as a denoising or a masked auto-encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from frostline.errors import ConfigError
+from frostline.freezing import FreezeSchedule
+from frostline.optim import learning_rate, parameter_groups, set_learning_rates
+from frostline.tasks.corruption import Corruption
+from frostline.tasks.decoding import MapDecoder, PooledDecoder, feature_map
+from frostline.tasks.randomness import stateless_seed
+from frostline.types import Batch, Preprocessing
+
+# side of the picture that is restored from pooled features: their length is a few hundred numbers
+REDUCED = 16
+
+
+class PretrainingTask(LightningModule):
+    """Spoils pictures and learns to restore them; labels are not looked at.
+
+    With ``decode=pooled`` the clean picture has to come out of the pooled features of a distorted one, so that these
+    hold what is in the picture, and not how it lies there: a denoising auto-encoder (Vincent et al. 2008). With
+    ``decode=map`` each hidden patch has to come out of the feature map above it: a masked auto-encoder whose mask is in
+    the input (Xie et al. 2022, arXiv:2111.09886), so that any family of backbones will do.
+
+    Args:
+        model: a timm model without a classifier; ``[B, C, H, W]`` float32 to pooled features ``[B, F]``.
+        preprocessing: of its input.
+        schedule: the one phase of the run, for its learning rate.
+        optimizer: takes parameter groups, gives an optimizer.
+        base_lr: the one base learning rate.
+        weight_decay: of the parameters that decay.
+        seed: of the damage and of dropout, which depend on (seed, epoch, batch, rank) alone.
+        corruption: the damage.
+        decode: ``pooled`` or ``map``.
+        channels_last: run the model in this memory format.
+
+    Raises:
+        ConfigError: an unknown ``decode``, or a model without a feature map for ``decode=map``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocessing: Preprocessing,
+        schedule: FreezeSchedule,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        base_lr: float,
+        weight_decay: float,
+        seed: int,
+        corruption: Corruption,
+        decode: Literal["pooled", "map"] = "pooled",
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if decode not in ("pooled", "map"):
+            raise ConfigError(f"pretraining.decode is {decode!r}.", mend="Known: pooled, map.")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # mypy sees only tensors
+        self.schedule = schedule
+        self.make_optimizer = optimizer
+        self.base_lr = base_lr
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.corruption = corruption
+        self.decoder = make_decoder(model, preprocessing.size, decode)
+        black = [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
+        self.register_buffer("black", torch.tensor(black), persistent=False)
+        self.black: Tensor
+        self.train_loss = MeanMetric(nan_strategy="disable")
+
+    def configure_optimizers(self) -> Optimizer:
+        """The parameter groups of the model, and the decoder as one more."""
+        spec = self.schedule.spec
+        groups = parameter_groups(self.model, self.schedule.groups, spec, weight_decay=self.weight_decay)
+        decoder = {"name": "decoder", "depth": len(self.schedule.groups), "is_head": False, "lr_factor": 1.0}
+        groups.append({"params": list(self.decoder.parameters()), "weight_decay": self.weight_decay, **decoder})
+        for group in groups:
+            group["lr"] = self.base_lr * group["lr_factor"]
+        return self.make_optimizer(groups)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Sets the learning rate of this step."""
+        step = self.trainer.global_step
+        phase = self.schedule.phase_at(step)
+        set_learning_rates(self.trainer.optimizers[0], self.base_lr, phase, step)
+        self.log("lr", learning_rate(self.base_lr, phase, 1.0, step))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        seed = stateless_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(seed)
+        loss = self.restoration_loss(batch.images, torch.Generator().manual_seed(seed))
+        self.train_loss.update(loss.detach(), len(batch.images))
+        return loss
+
+    def restoration_loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the pictures restored from ``images`` ``[B, C, H, W]``, spoilt as ``generator`` says.
+
+        In units of the normalized input; over the reduced picture, or over the hidden pixels of the map.
+        """
+        distorted = self.corruption.distort(images, generator, border=self.black)
+        hidden = self.corruption.hidden(images, generator)
+        spoilt = self.corruption.spoil(distorted, hidden, generator)
+        timm_model: Any = self.model
+        features: Tensor = timm_model.forward_features(spoilt.contiguous(memory_format=self.memory_format))
+        if isinstance(self.decoder, PooledDecoder):
+            restored = self.decoder(timm_model.forward_head(features))
+            return functional.mse_loss(restored.float(), self.decoder.reduced(images))
+        restored = self.decoder(feature_map(self.model, spoilt, features)).float()
+        restored = (
+            functional.interpolate(restored, size=images.shape[2:]) if restored.shape != images.shape else restored
+        )
+        return ((restored - distorted) ** 2).mean(dim=1, keepdim=True)[hidden].mean()
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's mean loss, over all ranks."""
+        self.log("train/loss", self.train_loss.compute(), sync_dist=True)
+        self.train_loss.reset()
+
+
+def make_decoder(
+    model: nn.Module, size: tuple[int, int, int], decode: Literal["pooled", "map"]
+) -> PooledDecoder | MapDecoder:
+    """A decoder of what ``model``, a timm model, makes of pictures of ``size`` (channels, height, width)."""
+    timm_model: Any = model
+    training = model.training
+    parameter = next(model.parameters())
+    pictures = torch.zeros(2, *size, device=parameter.device)
+    with torch.no_grad():
+        features: Tensor = timm_model.eval().forward_features(pictures)
+        if decode == "pooled":
+            pooled: Tensor = timm_model.forward_head(features)
+        else:
+            cells = feature_map(model, pictures, features)
+    model.train(training)
+    channels, height, width = size
+    if decode == "pooled":
+        return PooledDecoder(pooled.shape[1], channels, min(height, REDUCED), min(width, REDUCED))
+    return MapDecoder(cells.shape[1], channels, max(1, -(-height // cells.shape[2])))
