@@ -10,7 +10,7 @@ def test_conf_holds_the_commands() -> None:
 
 
 def test_the_shipped_weights_are_found() -> None:
-    assert (Path(weights_folder("digits_vit")) / "model.safetensors").is_file()
+    assert (Path(weights_folder("digits_efficientnet")) / "model.safetensors").is_file()
 
 
 def test_the_keys_of_a_run_are_pinned() -> None:

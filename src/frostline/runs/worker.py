@@ -55,8 +55,10 @@ def is_main_process() -> bool:
 
 
 def quiet_frameworks() -> None:
-    """Silence advertisements and advice that a person can do nothing about; faults stay."""
+    """Silence advertisements, advice that a person can do nothing about, and reports of use; faults stay."""
     import logging
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,15 +1,19 @@
 """LightningModules, and the losses they minimise."""
 
 from frostline.tasks.classification import ClassificationTask
+from frostline.tasks.corruption import Corruption
 from frostline.tasks.losses import BinaryCrossEntropy, FocalLoss, balanced_weights
+from frostline.tasks.pretraining import PretrainingTask
 from frostline.tasks.randomness import stateless_seed
 from frostline.tasks.scoring import Predictions, ScoringTask
 
 __all__ = [
     "BinaryCrossEntropy",
     "ClassificationTask",
+    "Corruption",
     "FocalLoss",
     "Predictions",
+    "PretrainingTask",
     "ScoringTask",
     "balanced_weights",
     "stateless_seed",

@@ -22,8 +22,8 @@ class Corruption:
     All of it is drawn from a generator on the CPU, so that it does not depend on the device.
 
     Attributes:
-        mask_ratio: the share of the patches that is hidden, 0 to below 1. A hidden patch has the value 0, the mean color
-            after normalization (He et al. 2022, arXiv:2111.06377; in the input, as Xie et al. 2022, arXiv:2111.09886).
+        mask_ratio: the share of the patches that is hidden, 0 to below 1 (He et al. 2022, arXiv:2111.06377). A hidden
+            patch has the value 0, the mean color after normalization.
         mask_patch: side of a patch in pixels.
         noise: standard deviation of Gaussian noise, equal on all channels, in units of the normalized input (Vincent
             et al. 2008, "Extracting and composing robust features with denoising autoencoders").

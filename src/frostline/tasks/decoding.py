@@ -1,14 +1,18 @@
-"""Small decoders for any backbone, and what they read: pooled features or the feature map."""
+"""An auto-encoder out of any backbone: small decoders, and what they read, pooled features or the feature map."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.errors import ConfigError
+
+# side of the picture that is restored from pooled features: their length is a few hundred numbers
+REDUCED = 16
 
 
 class PooledDecoder(nn.Module):
@@ -83,8 +87,64 @@ def feature_map(model: nn.Module, images: Tensor, features: Tensor) -> Tensor:
         tokens = features[:, int(getattr(model, "num_prefix_tokens", 0)) :]
         height = round(math.sqrt(tokens.shape[1] * images.shape[2] / images.shape[3]))
         if height and tokens.shape[1] % height == 0:
-            return tokens.transpose(1, 2).unflatten(2, (height, -1))
+            return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], height, -1)
     raise ConfigError(
         f"The features of {type(model).__name__}, of shape {tuple(features.shape)}, are no map of the picture.",
         mend="Choose pretraining=denoise, which restores from pooled features.",
     )
+
+
+class AutoEncoder(nn.Module):
+    """A backbone and a decoder of what it finds.
+
+    Args:
+        model: a timm model without a classifier.
+        size: channels, height and width of the pictures.
+        decode: ``pooled`` or ``map``.
+
+    Attributes:
+        model: as given.
+        decoder: new.
+
+    Raises:
+        ConfigError: an unknown ``decode``, or a model without a feature map for ``decode=map``.
+    """
+
+    def __init__(self, model: nn.Module, size: tuple[int, int, int], decode: Literal["pooled", "map"]) -> None:
+        super().__init__()
+        if decode not in ("pooled", "map"):
+            raise ConfigError(f"pretraining.decode is {decode!r}.", mend="Known: pooled, map.")
+        self.model = model
+        self.pooled = decode == "pooled"
+        encoded = self._example(size)
+        channels, height, width = size
+        self.decoder: PooledDecoder | MapDecoder = (
+            PooledDecoder(encoded.shape[1], channels, min(height, REDUCED), min(width, REDUCED))
+            if self.pooled
+            else MapDecoder(encoded.shape[1], channels, stride=-(-height // encoded.shape[2]))
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pooled features ``[B, F]`` or a map ``[B, F, h, w]`` of ``[B, C, H, W]``."""
+        timm_model: Any = self.model
+        features: Tensor = timm_model.forward_features(images)
+        if self.pooled:
+            pooled: Tensor = timm_model.forward_head(features)
+            return pooled
+        return feature_map(self.model, images, features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, C, H, W]`` restored; from pooled features in the decoder's reduced size."""
+        restored: Tensor = self.decoder(self.encode(images))
+        if not self.pooled and restored.shape[2:] != images.shape[2:]:
+            restored = functional.interpolate(restored, size=images.shape[2:], mode="bilinear", align_corners=False)
+        return restored
+
+    def _example(self, size: tuple[int, int, int]) -> Tensor:
+        """What `encode` gives for two pictures of ``size``."""
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            encoded = self.encode(torch.zeros(2, *size, device=next(self.model.parameters()).device))
+        self.model.train(training)
+        return encoded

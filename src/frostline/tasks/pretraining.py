@@ -12,16 +12,12 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
-from frostline.errors import ConfigError
 from frostline.freezing import FreezeSchedule
 from frostline.optim import learning_rate, parameter_groups, set_learning_rates
 from frostline.tasks.corruption import Corruption
-from frostline.tasks.decoding import MapDecoder, PooledDecoder, feature_map
+from frostline.tasks.decoding import AutoEncoder, PooledDecoder
 from frostline.tasks.randomness import stateless_seed
 from frostline.types import Batch, Preprocessing
-
-# side of the picture that is restored from pooled features: their length is a few hundred numbers
-REDUCED = 16
 
 
 class PretrainingTask(LightningModule):
@@ -63,28 +59,40 @@ class PretrainingTask(LightningModule):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        if decode not in ("pooled", "map"):
-            raise ConfigError(f"pretraining.decode is {decode!r}.", mend="Known: pooled, map.")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # mypy sees only tensors
+        self.autoencoder = AutoEncoder(model, preprocessing.size, decode)
+        if channels_last:
+            self.autoencoder.to(memory_format=torch.channels_last)
         self.schedule = schedule
         self.make_optimizer = optimizer
         self.base_lr = base_lr
         self.weight_decay = weight_decay
         self.seed = seed
         self.corruption = corruption
-        self.decoder = make_decoder(model, preprocessing.size, decode)
         black = [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
         self.register_buffer("black", torch.tensor(black), persistent=False)
         self.black: Tensor
         self.train_loss = MeanMetric(nan_strategy="disable")
 
+    @property
+    def model(self) -> nn.Module:
+        """The backbone, without the decoder."""
+        return self.autoencoder.model
+
     def configure_optimizers(self) -> Optimizer:
         """The parameter groups of the model, and the decoder as one more."""
         spec = self.schedule.spec
         groups = parameter_groups(self.model, self.schedule.groups, spec, weight_decay=self.weight_decay)
-        decoder = {"name": "decoder", "depth": len(self.schedule.groups), "is_head": False, "lr_factor": 1.0}
-        groups.append({"params": list(self.decoder.parameters()), "weight_decay": self.weight_decay, **decoder})
+        groups.append(
+            {
+                "params": list(self.autoencoder.decoder.parameters()),
+                "name": "decoder",
+                "depth": len(self.schedule.groups),
+                "is_head": False,
+                "lr_factor": 1.0,
+                "weight_decay": self.weight_decay,
+            }
+        )
         for group in groups:
             group["lr"] = self.base_lr * group["lr_factor"]
         return self.make_optimizer(groups)
@@ -112,39 +120,14 @@ class PretrainingTask(LightningModule):
         distorted = self.corruption.distort(images, generator, border=self.black)
         hidden = self.corruption.hidden(images, generator)
         spoilt = self.corruption.spoil(distorted, hidden, generator)
-        timm_model: Any = self.model
-        features: Tensor = timm_model.forward_features(spoilt.contiguous(memory_format=self.memory_format))
-        if isinstance(self.decoder, PooledDecoder):
-            restored = self.decoder(timm_model.forward_head(features))
-            return functional.mse_loss(restored.float(), self.decoder.reduced(images))
-        restored = self.decoder(feature_map(self.model, spoilt, features)).float()
-        restored = (
-            functional.interpolate(restored, size=images.shape[2:]) if restored.shape != images.shape else restored
-        )
-        return ((restored - distorted) ** 2).mean(dim=1, keepdim=True)[hidden].mean()
+        restored = self.autoencoder(spoilt.contiguous(memory_format=self.memory_format)).float()
+        decoder = self.autoencoder.decoder
+        if isinstance(decoder, PooledDecoder):
+            return functional.mse_loss(restored, decoder.reduced(images))
+        error: Tensor = ((restored - distorted) ** 2).mean(dim=1, keepdim=True)
+        return error[hidden].mean()
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss, over all ranks."""
         self.log("train/loss", self.train_loss.compute(), sync_dist=True)
         self.train_loss.reset()
-
-
-def make_decoder(
-    model: nn.Module, size: tuple[int, int, int], decode: Literal["pooled", "map"]
-) -> PooledDecoder | MapDecoder:
-    """A decoder of what ``model``, a timm model, makes of pictures of ``size`` (channels, height, width)."""
-    timm_model: Any = model
-    training = model.training
-    parameter = next(model.parameters())
-    pictures = torch.zeros(2, *size, device=parameter.device)
-    with torch.no_grad():
-        features: Tensor = timm_model.eval().forward_features(pictures)
-        if decode == "pooled":
-            pooled: Tensor = timm_model.forward_head(features)
-        else:
-            cells = feature_map(model, pictures, features)
-    model.train(training)
-    channels, height, width = size
-    if decode == "pooled":
-        return PooledDecoder(pooled.shape[1], channels, min(height, REDUCED), min(width, REDUCED))
-    return MapDecoder(cells.shape[1], channels, max(1, -(-height // cells.shape[2])))

@@ -1,0 +1,129 @@
+"""``frostline pretrain``: train a backbone as an auto-encoder, without labels, and write it as a timm folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import lightning
+from lightning import LightningDataModule, Trainer
+from omegaconf import DictConfig
+
+from frostline.backbones import Backbone, create_backbone, save_timm_folder
+from frostline.callbacks import EpochLines, StopWhenNotFinite
+from frostline.config import build, check_targets, spec_of
+from frostline.data import ImageData, PictureLoader
+from frostline.freezing import FreezeSchedule
+from frostline.runs.announcing import announce
+from frostline.runs.folder import RunFolder, write_json
+from frostline.runs.parts import SUPPLIED, make_schedule
+from frostline.runs.provenance import provenance
+from frostline.specs import BackboneSpec, FreezeSpec, PhaseSpec, SpeedSpec
+from frostline.tasks import PretrainingTask
+
+
+def pretrain(config: DictConfig) -> dict[str, float]:
+    """A pre-training from its config to its folder; the scores that ``metrics.json`` holds.
+
+    Only the training pictures are read, and nothing is selected: the weights are those of the last step.
+
+    Raises:
+        FrostlineError: a part cannot be built, a picture not read, a loss is not finite, a file not written.
+    """
+    folder = RunFolder(Path(config.folder))
+    check_targets(config, supplied=SUPPLIED)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data, backbone = make_data_and_backbone(config)
+    freeze = FreezeSpec(phases={"pretrain": PhaseSpec(train="all")})
+    schedule = make_schedule(config, freeze, backbone, len(data.loader("train", train=True)))
+    task = make_task(config, backbone, schedule)
+    trainer = make_trainer(config, folder)
+    if trainer.is_global_zero:
+        announce(data, backbone, schedule, config.backbone.name)
+        record = {"source": backbone.report.source, "sha256": backbone.report.sha256, "loaded": backbone.report.loaded}
+        fingerprint = data.fingerprint()
+        write_json(
+            folder.provenance,
+            provenance(command="pretrain", seed=config.seed, data_fingerprint=fingerprint, weights=record),
+        )
+    scores = fit(trainer, task, data)
+    if trainer.is_global_zero:
+        save_timm_folder(task.model, folder.model, labels=(), preprocessing=backbone.preprocessing)
+        write_json(folder.metrics, scores)
+        print(f"use it with: backbone.name=local-dir:{folder.model}")
+        print(f"run: {folder.path}", flush=True)
+    trainer.strategy.barrier()
+    return scores
+
+
+class TrainingPictures(LightningDataModule):
+    """The training split of ``data`` and nothing else, so that no other split can get a loader."""
+
+    def __init__(self, data: ImageData) -> None:
+        super().__init__()
+        self.data = data
+
+    def train_dataloader(self) -> PictureLoader:
+        """Lightning's hook."""
+        self.data.trainer = self.trainer
+        return self.data.loader("train", train=True)
+
+
+def make_data_and_backbone(config: DictConfig) -> tuple[ImageData, Backbone]:
+    """Pictures, prepared for a backbone without a classifier."""
+    data: ImageData = build(config.data, "data")
+    data.load()
+    spec = spec_of(config.backbone, BackboneSpec)
+    backbone = create_backbone(spec, num_classes=0, size=config.data.get("size"))
+    data.prepare(backbone.preprocessing, build(config.augment, "augment"), seed=config.seed)
+    return data, backbone
+
+
+def make_task(config: DictConfig, backbone: Backbone, schedule: FreezeSchedule) -> PretrainingTask:
+    """The LightningModule of the run."""
+    speed = spec_of(config.speed, SpeedSpec)
+    task: PretrainingTask = build(config.pretraining, "pretraining")(
+        backbone.model,
+        preprocessing=backbone.preprocessing,
+        schedule=schedule,
+        optimizer=build(config.optimizer, "optimizer"),
+        base_lr=float(config.optimizer.lr),
+        weight_decay=float(config.optimizer.get("weight_decay", 0.0)),
+        seed=config.seed,
+        channels_last=speed.channels_last,
+    )
+    if speed.compile:
+        task.autoencoder.compile(backend=speed.compile_backend)
+    return task
+
+
+def make_trainer(config: DictConfig, folder: RunFolder) -> Trainer:
+    """Lightning's Trainer; the epoch's loss stands in the place of a monitor."""
+    callbacks = [build(node, f"callbacks.{name}") for name, node in (config.callbacks or {}).items() if node]
+    loggers = [build(node, f"logger.{name}") for name, node in (config.logger or {}).items() if node]
+    trainer: Trainer = build(
+        config.trainer,
+        "trainer",
+        callbacks=[StopWhenNotFinite(), *callbacks, EpochLines("train/loss", "min")],
+        logger=loggers or False,
+        default_root_dir=str(folder.path),
+        enable_checkpointing=any(name == "checkpoint" for name in config.callbacks or ()),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    return trainer
+
+
+def fit(trainer: Trainer, task: PretrainingTask, data: ImageData) -> dict[str, float]:
+    """Train to the end; the last loss, seconds, and pictures a second."""
+    started = time.perf_counter()
+    trainer.fit(task, datamodule=TrainingPictures(data))
+    seconds = time.perf_counter() - started
+    pictures = len(data.splits["train"]) * max(1, trainer.current_epoch)
+    return {
+        "train/loss": float(trainer.callback_metrics["train/loss"]),
+        "seconds": seconds,
+        "images_per_second": pictures / seconds,
+        "epochs": float(trainer.current_epoch),
+    }
