@@ -89,7 +89,9 @@ def test_the_damage_follows_from_the_seed() -> None:
     assert not torch.equal(spoilt(3), spoilt(4))
 
 
-@pytest.mark.parametrize(("name", "value"), [("mask_ratio", 1.0), ("mask_patch", 0), ("noise", -0.1), ("elastic", -1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("mask_ratio", 1.0), ("mask_patch", 0), ("noise", -0.1), ("elastic", -1.0)]
+)
 def test_a_number_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"pretraining.corruption.{name}"):
         Corruption(**{name: value})

@@ -16,14 +16,13 @@ from torch import nn
 from torchmetrics import Metric
 
 from frostline.backbones import Backbone, create_backbone
-from frostline.callbacks import EpochLines, FollowSchedule, StopWhenNotFinite
 from frostline.config import build, check_targets, spec_of
 from frostline.data import ImageData
 from frostline.errors import ConfigError, DataError, FrostlineError, suggestion
 from frostline.freezing import FreezeSchedule
 from frostline.metrics import makes_sense
 from frostline.runs.folder import RunFolder
-from frostline.specs import BackboneSpec, ClassWeights, FreezeSpec, LrSpec, MonitorSpec, SpeedSpec
+from frostline.specs import BackboneSpec, ClassWeights, FreezeSpec, LrSpec, SpeedSpec
 from frostline.tasks import ClassificationTask, balanced_weights
 
 # what the program itself passes to the constructors named under these keys
@@ -159,22 +158,27 @@ def enter_first_phase(schedule: FreezeSchedule, task: ClassificationTask) -> Non
     task.trainable = first.trainable
 
 
-def make_trainer(config: DictConfig, folder: RunFolder, schedule: FreezeSchedule, monitor: MonitorSpec) -> Trainer:
-    """Lightning's Trainer with the config's callbacks and loggers and those that every run has."""
-    callbacks: list[Callback] = [FollowSchedule(schedule, folder.schedule), StopWhenNotFinite()]
-    callbacks += [build(node, f"callbacks.{name}") for name, node in (config.callbacks or {}).items() if node]
-    callbacks.append(EpochLines(monitor.metric, monitor.mode.name))
+def make_trainer(config: DictConfig, folder: RunFolder, before: Sequence[Callback], after: Callback) -> Trainer:
+    """Lightning's Trainer with the config's callbacks and loggers.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        before: callbacks that come ahead of the config's.
+        after: the one that comes last and sees what all have logged.
+    """
+    named = config.callbacks or {}
     loggers: Sequence[Logger] = [build(node, f"logger.{name}") for name, node in (config.logger or {}).items() if node]
     trainer: Trainer = build(
         config.trainer,
         "trainer",
-        callbacks=callbacks,
+        callbacks=[*before, *(build(node, f"callbacks.{name}") for name, node in named.items() if node), after],
         logger=list(loggers) or False,
         default_root_dir=str(folder.path),
+        enable_checkpointing="checkpoint" in named,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        barebones=False,
     )
     return trainer
 

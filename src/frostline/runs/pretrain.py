@@ -16,7 +16,7 @@ from frostline.data import ImageData, PictureLoader
 from frostline.freezing import FreezeSchedule
 from frostline.runs.announcing import announce
 from frostline.runs.folder import RunFolder, write_json
-from frostline.runs.parts import SUPPLIED, make_schedule
+from frostline.runs.parts import SUPPLIED, make_schedule, make_trainer, rank_count
 from frostline.runs.provenance import provenance
 from frostline.specs import BackboneSpec, FreezeSpec, PhaseSpec, SpeedSpec
 from frostline.tasks import PretrainingTask
@@ -35,9 +35,10 @@ def pretrain(config: DictConfig) -> dict[str, float]:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data, backbone = make_data_and_backbone(config)
     freeze = FreezeSpec(phases={"pretrain": PhaseSpec(train="all")})
-    schedule = make_schedule(config, freeze, backbone, len(data.loader("train", train=True)))
+    schedule = make_schedule(config, freeze, backbone, data.batches_per_epoch(rank_count(config.trainer)))
     task = make_task(config, backbone, schedule)
-    trainer = make_trainer(config, folder)
+    # the epoch's loss stands in the place of a monitor
+    trainer = make_trainer(config, folder, before=[StopWhenNotFinite()], after=EpochLines("train/loss", "min"))
     if trainer.is_global_zero:
         announce(data, backbone, schedule, config.backbone.name)
         record = {"source": backbone.report.source, "sha256": backbone.report.sha256, "loaded": backbone.report.loaded}
@@ -95,24 +96,6 @@ def make_task(config: DictConfig, backbone: Backbone, schedule: FreezeSchedule) 
     if speed.compile:
         task.autoencoder.compile(backend=speed.compile_backend)
     return task
-
-
-def make_trainer(config: DictConfig, folder: RunFolder) -> Trainer:
-    """Lightning's Trainer; the epoch's loss stands in the place of a monitor."""
-    callbacks = [build(node, f"callbacks.{name}") for name, node in (config.callbacks or {}).items() if node]
-    loggers = [build(node, f"logger.{name}") for name, node in (config.logger or {}).items() if node]
-    trainer: Trainer = build(
-        config.trainer,
-        "trainer",
-        callbacks=[StopWhenNotFinite(), *callbacks, EpochLines("train/loss", "min")],
-        logger=loggers or False,
-        default_root_dir=str(folder.path),
-        enable_checkpointing=any(name == "checkpoint" for name in config.callbacks or ()),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    return trainer
 
 
 def fit(trainer: Trainer, task: PretrainingTask, data: ImageData) -> dict[str, float]:

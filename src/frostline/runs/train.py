@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from frostline.backbones import save_timm_folder
+from frostline.callbacks import EpochLines, FollowSchedule, StopWhenNotFinite
 from frostline.config import spec_of
 from frostline.data import ImageData
 from frostline.errors import NumericsError, StorageError
@@ -33,7 +34,13 @@ def train(config: DictConfig) -> dict[str, float]:
     folder = RunFolder(Path(config.folder))
     parts = build_parts(config)
     require_monitor(config, len(parts.data.classes), list(parts.data.splits))
-    trainer = make_trainer(config, folder, parts.schedule, spec_of(config.monitor, MonitorSpec))
+    monitor = spec_of(config.monitor, MonitorSpec)
+    trainer = make_trainer(
+        config,
+        folder,
+        before=[FollowSchedule(parts.schedule, folder.schedule), StopWhenNotFinite()],
+        after=EpochLines(monitor.metric, monitor.mode.name),
+    )
     if trainer.is_global_zero:
         announce(parts.data, parts.backbone, parts.schedule, config.backbone.name)
         write_json(folder.provenance, _provenance(config, parts))

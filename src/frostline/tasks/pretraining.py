@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from frostline.freezing import FreezeSchedule
 from frostline.optim import learning_rate, parameter_groups, set_learning_rates
@@ -72,7 +72,8 @@ class PretrainingTask(LightningModule):
         black = [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
         self.register_buffer("black", torch.tensor(black), persistent=False)
         self.black: Tensor
-        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss = SumMetric(nan_strategy="disable")
+        self.pictures = SumMetric(nan_strategy="disable")
 
     @property
     def model(self) -> nn.Module:
@@ -109,7 +110,8 @@ class PretrainingTask(LightningModule):
         seed = stateless_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(seed)
         loss = self.restoration_loss(batch.images, torch.Generator().manual_seed(seed))
-        self.train_loss.update(loss.detach(), len(batch.images))
+        self.train_loss.update(loss.detach() * len(batch.images))
+        self.pictures.update(len(batch.images))
         return loss
 
     def restoration_loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -129,5 +131,6 @@ class PretrainingTask(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss, over all ranks."""
-        self.log("train/loss", self.train_loss.compute(), sync_dist=True)
+        self.log("train/loss", self.train_loss.compute() / self.pictures.compute(), sync_dist=True)
         self.train_loss.reset()
+        self.pictures.reset()
