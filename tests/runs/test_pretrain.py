@@ -73,6 +73,7 @@ def test_it_reads_training_pictures_alone_and_leaves_a_folder_that_train_takes(
         "import sys, timm, torch\n"
         "model = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
         "assert 'frostline' not in sys.modules and model.num_classes == 0\n"
+        "assert model.pretrained_cfg['tag'] == 'pretrain'\n"
         "print(tuple(model.forward_features(torch.zeros(1, 3, 32, 32)).shape))\n"
     )
     line = [sys.executable, "-P", "-c", code, str(folder.model)]

@@ -170,6 +170,11 @@ def test_class_weights_need_a_loss_that_takes_them(train: Train) -> None:
         train("class_weights=balanced", "loss._target_=torch.nn.MSELoss", "~loss.label_smoothing")
 
 
+def test_pictures_without_labels_are_for_pretrain(train: Train) -> None:
+    with pytest.raises(ConfigError, match="no labels"):
+        train("data=pictures")
+
+
 def test_several_phases_on_several_processes_are_refused(train: Train) -> None:
     with pytest.raises(ConfigError, match="2 phases"):
         train("trainer=ddp_cpu", "freeze=lp_ft", "freeze.phases.probe.until.epochs=1")

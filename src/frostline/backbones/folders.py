@@ -124,6 +124,8 @@ def _written_beside(target: Path) -> Iterator[Path]:
     try:
         yield partial
         for file in partial.iterdir():
+            # safetensors writes for its owner alone
+            file.chmod(0o644)
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
         if target.exists():

@@ -35,7 +35,11 @@ EXAMPLES = {
     "inspect": ["frostline inspect freeze=last_n data=folder data.root=pictures"],
     "evaluate": ["frostline evaluate run=outputs/train/RUN split=val"],
     "predict": ["frostline predict run=outputs/train/RUN images=new_pictures output=labels.csv"],
-    "pretrain": ["frostline pretrain", "frostline train backbone.name=local-dir:outputs/pretrain/RUN/model"],
+    "pretrain": [
+        "frostline pretrain",
+        "frostline pretrain data=pictures data.root=FOLDER backbone=timm backbone.name=resnet18 data.size=96",
+        "frostline train backbone.name=local-dir:outputs/pretrain/RUN/model",
+    ],
 }
 
 OPTIONS = """\

@@ -10,6 +10,7 @@ from frostline.data.folder import FolderData
 from frostline.data.listing import find_pictures
 from frostline.data.loading import PictureLoader
 from frostline.data.mixing import Mixer
+from frostline.data.pictures import PicturesData
 from frostline.data.splits import ImageSplit, LabelledSet
 from frostline.data.transforms import evaluation_transform
 
@@ -22,6 +23,7 @@ __all__ = [
     "LabelledSet",
     "Mixer",
     "PictureLoader",
+    "PicturesData",
     "evaluation_transform",
     "find_pictures",
     "open_picture",

@@ -51,6 +51,7 @@ class ImageData(LightningDataModule):
         ConfigError: an argument is out of its range.
     """
 
+    labelled: ClassVar[bool] = True
     in_memory: ClassVar[bool] = False
 
     batch_size: int = 64
@@ -90,9 +91,10 @@ class ImageData(LightningDataModule):
         if self.splits:
             return
         found = self.read()
-        _check_found(found)
+        if self.labelled:
+            _check_found(found)
         splits = self._with_derived(found.splits)
-        self.notes = [*found.notes, *_notes_on(found.classes, splits)]
+        self.notes = [*found.notes, *(_notes_on(found.classes, splits) if self.labelled else [])]
         self.classes = found.classes
         self.splits = {**splits, "train": self._kept(splits["train"])}
 

@@ -84,7 +84,7 @@ class FolderData(ImageData):
             found[split], foreign = _class_pictures(root, folder)
             skipped += foreign
         classes = _classes(found["train"], folders["train"])
-        notes = [_skipped_note(skipped)] if skipped else []
+        notes = [skipped_note(skipped)] if skipped else []
         for split in found.keys() - {"train"}:
             _check_known(split, found[split], classes, folders)
         splits = {split: self._labelled(root, classes, pictures) for split, pictures in found.items()}
@@ -160,6 +160,7 @@ def _check_known(split: str, found: dict[str, list[str]], classes: Sequence[str]
             )
 
 
-def _skipped_note(skipped: Sequence[str]) -> str:
+def skipped_note(skipped: Sequence[str]) -> str:
+    """One note on all files that are no pictures."""
     what = "1 hidden or foreign file" if len(skipped) == 1 else f"{len(skipped)} hidden or foreign files"
     return f"Skipped {what}, such as {skipped[0]}."

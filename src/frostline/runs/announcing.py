@@ -13,7 +13,7 @@ from frostline.runs.tables import print_table
 def announce(data: ImageData, backbone: Backbone, schedule: FreezeSchedule, name: str) -> None:
     """Print data, backbone and phases, a line each."""
     counts = ", ".join(f"{split} {len(pictures)}" for split, pictures in data.splits.items())
-    print(f"data      {len(data.classes)} classes; {counts}")
+    print(f"data      {f'{len(data.classes)} classes' if data.labelled else 'no labels'}; {counts}")
     for note in data.notes:
         print(f"          note: {note}")
     channels, height, width = backbone.preprocessing.size

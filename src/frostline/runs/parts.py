@@ -50,6 +50,9 @@ def build_parts(config: DictConfig) -> Parts:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: ImageData = build(config.data, "data")
     data.load()
+    if not data.labelled:
+        problem = f"{config.data._target_} has no labels to train with"
+        raise ConfigError(problem, mend="It is for `frostline pretrain`; class folders are data=folder.")
     backbone = create_backbone(
         spec_of(config.backbone, BackboneSpec), num_classes=len(data.classes), size=config.data.get("size")
     )
@@ -75,7 +78,7 @@ def make_schedule(config: DictConfig, freeze: FreezeSpec, backbone: Backbone, ba
     per_epoch = max(1, -(-batches // int(trainer.get("accumulate_grad_batches", 1))))
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
     if (epochs is None or epochs < 1) and steps < 1:
-        raise ConfigError(f"trainer.max_epochs={epochs} gives the run no length", mend="Set trainer.max_epochs=20.")
+        raise ConfigError(f"trainer.max_epochs={epochs} gives the run no length", mend="Set trainer.max_epochs=10.")
     total = per_epoch * epochs if epochs and epochs > 0 else steps
     if steps > 0:
         total = min(total, steps)

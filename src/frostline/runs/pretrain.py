@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning
 from lightning import LightningDataModule, Trainer
@@ -49,7 +50,7 @@ def pretrain(config: DictConfig) -> dict[str, float]:
         )
     scores = fit(trainer, task, data)
     if trainer.is_global_zero:
-        save_timm_folder(task.model, folder.model, labels=(), preprocessing=backbone.preprocessing)
+        save(task, folder, backbone, name=config.name)
         write_json(folder.metrics, scores)
         print(f"use it with: backbone.name=local-dir:{folder.model}")
         print(f"run: {folder.path}", flush=True)
@@ -96,6 +97,13 @@ def make_task(config: DictConfig, backbone: Backbone, schedule: FreezeSchedule) 
     if speed.compile:
         task.autoencoder.compile(backend=speed.compile_backend)
     return task
+
+
+def save(task: PretrainingTask, folder: RunFolder, backbone: Backbone, *, name: str) -> None:
+    """Write ``model/``, tagged with the run's name: the tag that timm knows the architecture by is of other weights."""
+    timm_model: Any = task.model
+    timm_model.pretrained_cfg["tag"] = name
+    save_timm_folder(task.model, folder.model, labels=(), preprocessing=backbone.preprocessing)
 
 
 def fit(trainer: Trainer, task: PretrainingTask, data: ImageData) -> dict[str, float]:
