@@ -96,6 +96,13 @@ def test_a_missing_value_is_named() -> None:
 def test_unknown_monitors_are_refused() -> None:
     assert "'val/accuracy'" in message("monitor.metric=val/acuracy")
     assert "selects nothing" in message("monitor.metric=test/accuracy")
+    assert "monitor.mode=min" in message("monitor.metric=val/loss")
+    assert compose("train", ["monitor.metric=val/loss", "monitor.mode=min"]).monitor.metric == "val/loss"
+
+
+@pytest.mark.parametrize("override", ["seed=-1", "optimizer.lr=-1", "optimizer.lr=abc", "optimizer=null"])
+def test_values_that_are_none_are_refused(override: str) -> None:
+    assert override in message(override)
 
 
 def test_a_missing_environment_variable_is_named() -> None:

@@ -43,6 +43,14 @@ def test_a_typed_key_from_the_environment_survives(tmp_path: Path, monkeypatch: 
     assert "FROSTLINE_SEED" in (tmp_path / "config.yaml").read_text()
 
 
+def test_defaults_of_the_environment_survive(tmp_path: Path) -> None:
+    config = compose("train", ["name=${oc.env:FROSTLINE_NOT_SET,'a, b'}", "folder=${oc.env:FROSTLINE_NOT_SET,null}"])
+    save_config(config, tmp_path / "config.yaml")
+    loaded = load_config(tmp_path / "config.yaml")
+    assert loaded.name == "a, b"
+    assert loaded.folder is None
+
+
 def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pth").touch()

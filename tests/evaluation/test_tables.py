@@ -23,6 +23,11 @@ def test_a_table_has_a_row_a_picture_and_a_column_a_class() -> None:
     assert table["p(c=d)"].to_pylist() == pytest.approx([0.3, 0.1])
 
 
+def test_file_names_that_are_not_text_do_not_break_a_table() -> None:
+    table = prediction_table(["a\udcff.jpg", "y.jpg"], ROWS, CLASSES)
+    assert table["image"].to_pylist() == ["a\ufffd.jpg", "y.jpg"]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_files_come_back_as_written(tmp_path: Path, suffix: str) -> None:
     table = prediction_table(["x.jpg", "y.jpg"], ROWS, CLASSES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def test_two_processes_score_every_picture_once(tiny: list[str], pictures: Path,
     own = ["data=folder", f'data.root="{pictures}"', "trainer=ddp_cpu"]
     done = frostline_command("train", *tiny, *own, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     run = frostline.load(folder_of(done.stdout))
     assert run.metrics["test/count"] == 21
     assert run.metrics["val/count"] == 15
@@ -137,6 +139,19 @@ def test_faults_are_one_message_and_no_whole_folder(overrides: list[str], code: 
     assert not list(tmp_path.rglob("metrics.json"))
     assert not list(tmp_path.rglob("model"))
     assert len(list(tmp_path.rglob("failure.json"))) == 1
+
+
+def test_a_fault_on_another_rank_names_the_picture(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(pictures, broken)
+    victim = broken / "val" / "blue, deep" / "1.jpg"
+    victim.write_bytes(victim.read_bytes()[:100])
+    own = ["data=folder", "data.root=broken", "trainer=ddp_cpu", "output=out"]
+    done = frostline_command("train", *tiny, *own, cwd=tmp_path)
+    assert "1.jpg" in done.stderr
+    (failure,) = tmp_path.rglob("failure.json")
+    assert "1.jpg" in failure.read_text()
+    assert done.returncode == 3, done.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ def test_evaluation_repeats_what_training_scored(finished: frostline.Run) -> Non
     assert evaluated(finished.path, "split=train", "batch_size=3")["train/count"] == 30
 
 
+def test_averaged_weights_are_scored_as_they_are_saved(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    own = ["data=folder", f'data.root="{pictures}"', f"output={tmp_path}", "callbacks=ema", "monitor.metric=val/loss"]
+    run = frostline.train([*tiny, *own, "monitor.mode=min", "trainer.max_epochs=4", "loss=label_smoothing"])
+    assert evaluated(run.path, "split=val")["val/loss"] == pytest.approx(run.metrics["val/loss"], rel=1e-5)
+
+
 def test_an_unknown_split_or_run_is_refused(finished: frostline.Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'test'"):
         evaluated(finished.path, "split=tset")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 
@@ -26,6 +26,11 @@ class ExponentialMovingAverage(EMAWeightAveraging):
         for name, buffer in pl_module.named_buffers():
             if not buffer.is_floating_point():
                 averaged[name].copy_(buffer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts the average into the model and lets go of it: what is scored later is what the model then holds."""
+        super().on_train_end(trainer, pl_module)
+        self._average_model = None
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]  # as Lightning's
         """Averages, then restores the counters."""

@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except FrostlineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
 
@@ -114,7 +116,9 @@ def _sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> int:
     from frostline.runs import sweep
     from frostline.runs.tables import print_table
 
-    settings = hydra.compose_config(command, [], run_mode=RunMode.RUN)
+    settings = hydra.compose_config(
+        command, [item for item in overrides if item.startswith("hydra")], run_mode=RunMode.RUN
+    )
     if settings.hydra.sweeper._target_.endswith("BasicSweeper"):
         count = sweep.check_jobs(hydra, command, overrides)
         print(f"sweep: {count} jobs", flush=True)

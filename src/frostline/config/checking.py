@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.errors import ConfigError, suggestion
-from frostline.specs import PhaseSpec
+from frostline.specs import Mode, PhaseSpec
 
 
 def faults_of(config: DictConfig, *, complete: bool = True) -> list[ConfigError]:
@@ -16,6 +16,7 @@ def faults_of(config: DictConfig, *, complete: bool = True) -> list[ConfigError]
     faults = _unresolvable(config, "")
     if complete and not faults:
         faults += [_missing(config, key) for key in sorted(OmegaConf.missing_keys(config))]
+    faults += _number_faults(config) if not faults else []
     if "freeze" in config:
         faults += _phase_faults(config.freeze)
     if "monitor" in config:
@@ -41,6 +42,16 @@ def _unresolvable(node: Any, path: str) -> list[ConfigError]:
             continue
         if isinstance(value, DictConfig | ListConfig):
             faults += _unresolvable(value, where)
+    return faults
+
+
+def _number_faults(config: DictConfig) -> list[ConfigError]:
+    faults = []
+    if not 0 <= int(config.get("seed", 0)) < 2**32:
+        faults.append(ConfigError(f"seed={config.seed} is no seed", mend="It is a whole number from 0 to 4294967295."))
+    rate = OmegaConf.select(config, "optimizer.lr", default=0.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or rate < 0:
+        faults.append(ConfigError(f"optimizer.lr={rate} is no learning rate", mend="It is a number such as 1e-3."))
     return faults
 
 
@@ -87,6 +98,8 @@ def _monitor_faults(config: DictConfig) -> list[ConfigError]:
                 mend=f"It is scored once, after selection. Choose a validation metric: {', '.join(names)}.",
             )
         ]
+    if metric == "val/loss" and config.monitor.mode in (Mode.max, Mode.max.name):
+        return [ConfigError("monitor.metric=val/loss: a larger loss is not better", mend="Add monitor.mode=min.")]
     if metric in names:
         return []
     return [ConfigError(f"monitor.metric={metric}: no metric provides it", mend=suggestion(metric, names))]

@@ -137,6 +137,9 @@ def _group_faults(hydra: Hydra, command: str, parsed: Sequence[Override]) -> lis
         if override.is_delete() or not _is_group(hydra, override):
             continue
         group = override.key_or_group
+        if override.value() is None and group != "experiment":
+            faults.append(ConfigError(f"{group}=null: a part cannot be left out", mend=f"Choose a {group}."))
+            continue
         options = [o for o in hydra.config_loader.get_group_options(group, ObjectType.CONFIG) if o != "schema"]
         chosen = override.value()
         for name in chosen if isinstance(chosen, list) else [chosen]:

@@ -60,7 +60,13 @@ def save_config(config: DictConfig, path: Path) -> None:
 
 
 def _environment_reference(name: str, *default: Any) -> str:
-    return "${oc.env:" + ",".join([name, *map(str, default)]) + "}"
+    return "${oc.env:" + ",".join([name, *map(_literal, default)]) + "}"
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "null"
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _resolved(node: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from frostline.data.augmentation import Augmentation
 from frostline.data.base import ImageData
-from frostline.data.decoding import open_picture, to_rgb
+from frostline.data.decoding import PIXEL_LIMIT, open_picture, to_rgb
 from frostline.data.digits import DigitsData
 from frostline.data.folder import FolderData
 from frostline.data.listing import find_pictures
@@ -15,6 +15,7 @@ from frostline.data.splits import ImageSplit, LabelledSet
 from frostline.data.transforms import evaluation_transform
 
 __all__ = [
+    "PIXEL_LIMIT",
     "Augmentation",
     "DigitsData",
     "FolderData",

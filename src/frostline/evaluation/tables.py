@@ -26,7 +26,9 @@ def prediction_table(
         labels: ``[N]`` true class indices, or None.
     """
     confidence, predicted = probabilities.max(dim=1)
-    columns: dict[str, object] = {"image": pa.array(names, pa.string())}
+    # a file name need not be text; what is not shows as a replacement character
+    shown = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
+    columns: dict[str, object] = {"image": pa.array(shown, pa.string())}
     if labels is not None:
         columns["label"] = pa.array([classes[int(label)] for label in labels], pa.string())
     columns["prediction"] = pa.array([classes[int(index)] for index in predicted], pa.string())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 
 from frostline import config as configs
 from frostline.runs.folder import RunFolder
-from frostline.runs.starting import prepare
+from frostline.runs.starting import prepare, raise_failure, worker_command
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,7 +94,13 @@ class Run:
 
 
 def _opener(picture: Any, open_picture: Any) -> Any:
-    return (lambda: open_picture(picture)) if isinstance(picture, str | Path) else (lambda: picture.convert("RGB"))
+    from PIL import ImageOps
+
+    from frostline.data import to_rgb
+
+    if isinstance(picture, str | Path):
+        return lambda: open_picture(picture)
+    return lambda: to_rgb(ImageOps.exif_transpose(picture))
 
 
 def compose(
@@ -122,12 +129,17 @@ def train(config: DictConfig | Sequence[str] = ()) -> Run:
         FrostlineError: what the command line would print.
     """
     from frostline.runs import train as command
+    from frostline.runs.parts import rank_count
     from frostline.runs.worker import quiet_frameworks
 
     chosen = config if isinstance(config, DictConfig) else compose(config)
     chosen = chosen.copy()
     quiet_frameworks()
     folder = prepare(chosen, [])
+    if rank_count(chosen.trainer) != 1:
+        # Lightning starts the other ranks by running the main program again, which has to be the worker
+        raise_failure(subprocess.run(worker_command("train", folder), check=False).returncode, folder)
+        return Run(folder.path)
     command.train(configs.load_config(folder.config))
     return Run(folder.path)
 

@@ -6,16 +6,15 @@ import time
 
 from lightning import Trainer
 from omegaconf import DictConfig
-from torch import nn
 
 from frostline.backbones import load_timm_folder
 from frostline.config import build, check_targets, load_config, spec_of, trusted_targets
-from frostline.data import Augmentation, ImageData
+from frostline.data import PIXEL_LIMIT, Augmentation, ImageData
 from frostline.errors import ConfigError, suggestion
 from frostline.evaluation import prediction_table, write_predictions
 from frostline.runs.announcing import show_scores
 from frostline.runs.folder import RunFolder
-from frostline.runs.parts import SUPPLIED, make_metrics
+from frostline.runs.parts import SUPPLIED, make_loss, make_metrics, rank_count
 from frostline.specs import SpeedSpec
 from frostline.tasks import ScoringTask
 
@@ -27,6 +26,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         ConfigError: there is no such run or split, or the run's config names a target that is not trusted.
         DataError: the classes of the data are not those of the model.
     """
+    if rank_count(config.trainer) != 1:
+        raise ConfigError("evaluate runs on one device", mend="Use trainer=auto, cpu or gpu.")
     folder = RunFolder.existing(config.run)
     run = load_config(folder.config)
     check_targets(run, allowed=trusted_targets(config.config_dirs), trust=config.trust, supplied=SUPPLIED)
@@ -42,7 +43,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data.prepare(saved.preprocessing, Augmentation(), seed=run.seed)
     task = ScoringTask(
         saved.model,
-        nn.CrossEntropyLoss(),
+        make_loss(run, data.class_counts("train")),
         make_metrics(run.metrics, len(data.classes)),
         channels_last=spec_of(run.speed, SpeedSpec).channels_last,
         test_as=config.split,
@@ -59,6 +60,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 def run_data(run: DictConfig, *, root: str | None = None, batch_size: int | None = None) -> ImageData:
     """The data of a run, read again."""
     node: DictConfig = run.data.copy()
+    # a config that came with a run does not lift the limits
+    node.pixel_limit = min(int(node.get("pixel_limit", PIXEL_LIMIT)), PIXEL_LIMIT)
+    node.workers = "auto"
     if root is not None:
         node.root = root
     if batch_size is not None:

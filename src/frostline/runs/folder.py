@@ -79,8 +79,8 @@ class RunFolder:
         if not folder.config.is_file():
             mend = "Name the folder that `frostline train` printed on its last line."
             raise ConfigError(f"run={path} is not a run: it has no config.yaml", mend=mend)
-        if not (folder.model / "config.json").is_file():
-            raise ConfigError(f"run={path} did not finish: it has no model/", mend="Train it again.")
+        if not folder.finished:
+            raise ConfigError(f"run={path} did not finish: it has no metrics.json", mend="Train it again.")
         return folder
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import csv
 import math
-from itertools import cycle, pairwise
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from frostline.errors import NumericsError
 from frostline.runs.folder import RunFolder
 from frostline.runs.parts import Parts
+from frostline.types import Batch
 
 LOWEST, HIGHEST, STEPS, SMOOTHING, DIVERGED = 1e-6, 1.0, 100, 0.9, 4.0
 
@@ -46,7 +48,7 @@ def _range_test(parts: Parts, device: torch.device) -> list[tuple[float, float]]
     optimizer = task.configure_optimizers()
     curve: list[tuple[float, float]] = []
     average, best = 0.0, math.inf
-    for step, batch in zip(range(STEPS), cycle(parts.data.loader("train", train=True)), strict=False):
+    for step, batch in zip(range(STEPS), _endless(parts.data.loader("train", train=True)), strict=False):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
@@ -61,6 +63,11 @@ def _range_test(parts: Parts, device: torch.device) -> list[tuple[float, float]]
             break
         curve.append((rate, smoothed))
     return curve
+
+
+def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from loader
 
 
 def steepest(curve: list[tuple[float, float]]) -> float:

@@ -16,6 +16,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from frostline.backbones import Backbone, create_backbone
+from frostline.callbacks import SyncBatchNorm
 from frostline.config import build, check_targets, spec_of
 from frostline.data import ImageData
 from frostline.errors import ConfigError, DataError, FrostlineError, suggestion
@@ -62,6 +63,10 @@ def build_parts(config: DictConfig) -> Parts:
     schedule = make_schedule(config, freeze, backbone, data.batches_per_epoch(rank_count(config.trainer)))
     task = make_task(config, data, backbone, freeze, augmentation.mixer(len(data.classes)))
     enter_first_phase(schedule, task)
+    try:
+        task.configure_optimizers()
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"optimizer: {error}", mend="Look at the keys of optimizer.") from error
     return Parts(data, backbone, freeze, schedule, task)
 
 
@@ -73,6 +78,11 @@ def make_schedule(config: DictConfig, freeze: FreezeSpec, backbone: Backbone, ba
     """
     trainer = config.trainer
     ranks = rank_count(trainer)
+    if trainer.get("fast_dev_run"):
+        mend = "A short run is trainer.max_epochs=1 trainer.limit_train_batches=2."
+        raise ConfigError("trainer.fast_dev_run saves nothing, so that there is nothing to select", mend=mend)
+    if ranks != 1 and config.get("lr_find"):
+        raise ConfigError("lr_find measures on one device", mend="Find the learning rate with trainer=auto first.")
     limit = trainer.get("limit_train_batches", 1.0)
     batches = int(batches * limit) if isinstance(limit, float) else min(batches, int(limit))
     per_epoch = max(1, -(-batches // int(trainer.get("accumulate_grad_batches", 1))))
@@ -82,6 +92,10 @@ def make_schedule(config: DictConfig, freeze: FreezeSpec, backbone: Backbone, ba
     total = per_epoch * epochs if epochs and epochs > 0 else steps
     if steps > 0:
         total = min(total, steps)
+    every = int(trainer.get("check_val_every_n_epoch") or 1)
+    if epochs and 0 < epochs < every and "monitor" in config:
+        problem = f"trainer.check_val_every_n_epoch={every} is beyond trainer.max_epochs={epochs}: nothing is validated"
+        raise ConfigError(problem, mend="Lower the one or raise the other.")
     if ranks != 1 and len(freeze.phases) > 1:
         raise ConfigError(
             f"freeze has {len(freeze.phases)} phases, but a run on several processes can have only one so far",
@@ -182,6 +196,8 @@ def make_trainer(config: DictConfig, folder: RunFolder, before: Sequence[Callbac
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=[SyncBatchNorm()] if config.trainer.get("sync_batchnorm") else None,
+        sync_batchnorm=False,
     )
     return trainer
 

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,6 @@ def provenance(*, command: str, seed: int, data_fingerprint: str, weights: dict[
         "hardware": hardware(),
         "data_fingerprint": data_fingerprint,
         "weights": weights,
-        "arguments": sys.argv[1:],
     }
 
 

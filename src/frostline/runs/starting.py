@@ -6,6 +6,7 @@ the imports; a job on several devices gets a process of its own, which Lightning
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -17,6 +18,7 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from frostline.config import absolute_paths, save_config
+from frostline.errors import ConfigError, DataError, FrostlineError, NumericsError, StorageError
 from frostline.runs.folder import RunFolder, make_folder, overrides_hash
 
 WORKER = "frostline.runs.worker"
@@ -56,6 +58,17 @@ def run_job(command: str, config: DictConfig, folder: RunFolder) -> int:
     process.start()
     process.join()
     return process.exitcode if process.exitcode is not None else 1
+
+
+def raise_failure(code: int, folder: RunFolder) -> None:
+    """Raise what a worker failed with, as this process's own error; nothing where ``code`` is 0."""
+    if code == 0:
+        return
+    problem = f"the run ended with exit code {code}"
+    if folder.failure.is_file():
+        problem = str(json.loads(folder.failure.read_text(encoding="utf-8"))["message"])
+    kinds = (ConfigError, DataError, NumericsError, StorageError)
+    raise next((kind for kind in kinds if kind.exit_code == code), FrostlineError)(problem)
 
 
 def _forked(command: str, folder: str) -> NoReturn:

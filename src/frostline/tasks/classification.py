@@ -92,4 +92,4 @@ class ClassificationTask(ScoringTask):
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and accuracy; with mixing, against the unmixed labels."""
-        self.log_dict(self.train_scores.compute())
+        self.log_dict(self.train_scores.compute(), sync_dist=True)
