@@ -1,6 +1,6 @@
 """What the pre-trained default backbone is worth where labels are few, against the same net from scratch.
 
-    python scripts/bench/few_labels.py [--labels 1 5 10] [--seeds 5] > table.md
+    python scripts/bench/few_labels.py [--labels 1 2 5] [--seeds 5] > table.md
 
 Both get the same search over the training recipe, on validation, and the same budget: learning rate x augmentation,
 then weight decay, from the best. A recipe is judged by its mean validation accuracy
@@ -92,7 +92,7 @@ def cell(accuracies: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10], help="labelled pictures per class")
+    parser.add_argument("--labels", type=int, nargs="+", default=[1, 2, 5], help="labelled pictures per class")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds the chosen recipe is trained with")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
