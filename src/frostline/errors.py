@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+# names of files, classes and tensors come from strangers; a terminal obeys these characters
+_CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
+
 
 class FrostlineError(Exception):
     """A fault that a person can mend.
@@ -21,6 +24,8 @@ class FrostlineError(Exception):
     exit_code = 1
 
     def __init__(self, problem: str, *, mend: str | None = None) -> None:
+        problem = problem.translate(_CONTROL)
+        mend = None if mend is None else mend.translate(_CONTROL)
         super().__init__(problem, mend)
         self.problem = problem
         self.mend = mend
@@ -67,6 +72,27 @@ class StorageError(FrostlineError):
     """A file, folder, weight file or network resource cannot be read or written."""
 
     exit_code = 5
+
+
+class Interrupted(FrostlineError):  # noqa: N818  # it is no error: what was asked for, and why the run is not finished
+    """A signal ended the run; what was trained is saved where the message says so.
+
+    Args:
+        problem: which signal, and up to which step the run is saved.
+        mend: how to go on.
+        code: 128 + the signal: 143 for SIGTERM and a scheduler's SIGUSR1, 130 for SIGINT.
+    """
+
+    def __init__(self, problem: str, *, mend: str | None = None, code: int = 143) -> None:
+        super().__init__(problem, mend=mend)
+        self.exit_code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_interrupted, (self.problem, self.mend, self.exit_code))
+
+
+def _interrupted(problem: str, mend: str | None, code: int) -> Interrupted:
+    return Interrupted(problem, mend=mend, code=code)
 
 
 def near_misses(name: str, options: Iterable[str], count: int = 3) -> list[str]:

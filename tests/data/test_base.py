@@ -159,6 +159,7 @@ def test_an_unknown_split(array_data: Source, preprocessing: Preprocessing) -> N
         {"val_fraction": 1.0},
         {"test_fraction": -0.1},
         {"pixel_limit": 0},
+        {"on_error": "ignore"},
         {"labels_per_class": 3, "fraction": 0.5},
     ],
     ids=str,

@@ -1,28 +1,47 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
+import os
+import random
 import struct
+import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from frostline.data import open_picture, to_rgb
-from frostline.errors import DataError
+from frostline.errors import DataError, StorageError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png(path: Path, width: int, height: int, depth: int, color: int, rows: bytes, extra: bytes = b"") -> Path:
     """Writes a PNG by hand, for what Pillow cannot write."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return path
+
+
+def tiff(path: Path, data: bytes, *, compression: int, **tags: int) -> Path:
+    """Writes a gray TIFF of 16 x 16 pixels by hand: the header, ``data`` at byte 8, then the directory."""
+    numbers = {"tile_width": 322, "tile_height": 323, "tile_offset": 324, "tile_bytes": 325}
+    numbers |= {"rows": 278, "strip_offset": 273, "strip_bytes": 279}
+    entries = {256: 16, 257: 16, 258: 8, 259: compression, 262: 1, 277: 1}
+    entries |= {numbers[name]: value for name, value in tags.items()}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, entries[tag]) for tag in sorted(entries))
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    path.write_bytes(start + data + struct.pack("<H", len(entries)) + directory + bytes(4))
     return path
 
 
@@ -176,3 +195,138 @@ def test_the_limit_is_the_callers_and_pillows_own_stays(tmp_path: Path, monkeypa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert open_picture(tmp_path / "a.png", pixel_limit=512).size == (32, 16)
     assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_what_a_conversion_refuses_names_the_file(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0.0, 900.0]], dtype=np.float32)).save(tmp_path / "far.tif")
+    with pytest.raises(DataError, match=r"far\.tif cannot be read: its 32-bit values go from 0 to 900") as caught:
+        open_picture(tmp_path / "far.tif")
+    assert caught.value.mend == "Save it with 8 or 16 bits per channel."
+
+
+def test_a_file_over_the_limit_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_colors().save(tmp_path / "a.png")
+    size = (tmp_path / "a.png").stat().st_size
+    assert open_picture(tmp_path / "a.png", file_limit=size).size == (32, 16)
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(DataError, match=f"has {size} bytes, more than the limit of {size - 1}") as caught:
+        open_picture(tmp_path / "a.png", file_limit=size - 1)
+    assert "data.file_limit" in str(caught.value.mend)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="no regular file"):
+        open_picture(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+def test_a_failing_machine_is_no_damaged_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    two_colors().save(tmp_path / "a.png")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(StorageError, match=r"a\.png cannot be opened"):
+        open_picture(tmp_path / "a.png")
+
+
+ZEROS = zlib.compress(bytes(100 * 2**20), 9)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"Comment\0\0" + ZEROS),
+        chunk(b"iTXt", b"Comment\0\1\0\0\0" + ZEROS),
+        chunk(b"iCCP", b"profile\0\0" + ZEROS),
+        b"".join(chunk(b"zTXt", b"%d\0\0" % number + zlib.compress(bytes(2**20), 9)) for number in range(80)),
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "many"],
+)
+def test_compressed_text_of_a_png_is_not_expanded_without_limit(tmp_path: Path, extra: bytes) -> None:
+    path = png(tmp_path / "a.png", 1, 1, 8, 0, b"\0\x7f", extra)
+    assert path.stat().st_size < 2**18
+    with pytest.raises(DataError, match=r"(?i)too large|too much"):
+        open_picture(path)
+
+
+@pytest.mark.parametrize(
+    ("screen", "frame"), [((65535, 65535), (1, 1)), ((1, 1), (65535, 65535))], ids=["screen", "frame"]
+)
+def test_a_gif_that_declares_a_huge_picture_is_refused(
+    tmp_path: Path, screen: tuple[int, int], frame: tuple[int, int]
+) -> None:
+    head = b"GIF89a" + struct.pack("<HH", *screen) + b"\x80\0\0" + bytes(6)
+    image = b"," + struct.pack("<HHHH", 0, 0, *frame) + b"\0" + b"\x02\x02\x44\x01\0;"
+    (tmp_path / "a.gif").write_bytes(head + image)
+    with pytest.raises(DataError, match="65535 x 65535"):
+        open_picture(tmp_path / "a.gif")
+
+
+def test_a_tiff_with_huge_tiles_is_refused(tmp_path: Path) -> None:
+    data = zlib.compress(bytes(2**20), 9)
+    layout = {"tile_width": 2**15, "tile_height": 2**15, "tile_offset": 8, "tile_bytes": len(data)}
+    with pytest.raises(DataError, match="32768 x 32768 pixels in a tile"):
+        open_picture(tiff(tmp_path / "a.tif", data, compression=8, **layout))
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8], ids=["none", "lzw", "deflate"])
+@pytest.mark.parametrize("rows", [16, 2**32 - 1])
+def test_a_tiff_with_huge_strips_takes_no_more_than_it_holds(tmp_path: Path, compression: int, rows: int) -> None:
+    layout = {"rows": rows, "strip_offset": 8, "strip_bytes": 2**32 - 1}
+    with contextlib.suppress(DataError):
+        path = tiff(tmp_path / "a.tif", zlib.compress(bytes(256)), compression=compression, **layout)
+        assert open_picture(path).size == (16, 16)
+
+
+def damaged(content: bytes, generator: random.Random) -> bytes:
+    """Every third time cut short, else with one to four flipped bits, half of them near the beginning."""
+    if generator.random() < 1 / 3:
+        return content[: generator.randrange(len(content))]
+    changed = bytearray(content)
+    for _ in range(generator.choice((1, 1, 4))):
+        span = generator.choice((len(content), min(len(content), 300)))
+        changed[generator.randrange(span)] ^= 1 << generator.randrange(8)
+    return bytes(changed)
+
+
+def exif() -> Image.Exif:
+    block = Image.Exif()
+    block[0x0112], block[0x010E] = 6, "a description"
+    return block
+
+
+ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "jpeg": ("JPEG", {"exif": exif()}),
+    "progressive": ("JPEG", {"progressive": True}),
+    "png": ("PNG", {"exif": exif()}),
+    "webp": ("WEBP", {"exif": exif()}),
+    "gif": ("GIF", {}),
+    "bmp": ("BMP", {}),
+    "tiff": ("TIFF", {}),
+    "lzw": ("TIFF", {"compression": "tiff_lzw"}),
+    "deflate": ("TIFF", {"compression": "tiff_deflate"}),
+}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_damage_gives_a_picture_or_the_one_error_and_no_warning(tmp_path: Path, name: str) -> None:
+    kind, options = ENCODINGS[name]
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, kind, **options)
+    generator, path = random.Random(name), tmp_path / "a"
+    faults: list[str] = []
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        for _ in range(60):
+            path.write_bytes(damaged(stored.getvalue(), generator))
+            try:
+                assert open_picture(path).mode == "RGB"
+            except DataError as error:
+                faults.append(error.problem)
+    assert shown == []
+    assert len(faults) > 5
+    assert all(str(path) in fault for fault in faults)

@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from frostline.data import FolderData
-from frostline.errors import DataError
+from frostline.data import DigitsData, FolderData, PicturesData
+from frostline.errors import ConfigError, DataError
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 MakeTree = Callable[..., Path]
@@ -27,12 +27,13 @@ def names(data: FolderData, split: str) -> list[str]:
     return [pictures.name(index) for index in range(len(pictures))]
 
 
-def test_config_names_every_argument_with_its_default() -> None:
-    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / "folder.yaml"))
-    assert node.pop("_target_") == "frostline.data.FolderData"
-    assert node.pop("root") == "???"
-    defaults = {field.name: field.default for field in dataclasses.fields(FolderData) if field.name != "root"}
-    assert node == defaults
+@pytest.mark.parametrize("source", [FolderData, PicturesData, DigitsData])
+def test_config_names_every_argument_with_its_default(source: Any) -> None:
+    name = source.__name__.removesuffix("Data").lower()
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    assert node.pop("_target_") == f"frostline.data.{source.__name__}"
+    assert node.pop("root", "???") == "???"
+    assert node == {field.name: field.default for field in dataclasses.fields(source) if field.name != "root"}
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
@@ -101,6 +102,14 @@ def test_pixel_limit_reaches_the_decoder(make_tree: MakeTree) -> None:
     data = loaded(make_tree({"train/a": 4, "train/b": 4}), pixel_limit=100)
     with pytest.raises(DataError, match="limit of 100"):
         data.splits["train"].image(0)
+
+
+def test_file_limit_reaches_the_decoder_and_is_a_number_of_bytes(make_tree: MakeTree) -> None:
+    root = make_tree({"train/a": 4, "train/b": 4})
+    with pytest.raises(DataError, match="limit of 50"):
+        loaded(root, file_limit=50).splits["train"].image(0)
+    with pytest.raises(ConfigError, match=r"data\.file_limit is 0"):
+        FolderData(str(root), file_limit=0)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,13 @@ def test_a_missing_folder_suggests_what_was_meant(make_tree: Callable[..., Path]
     assert "Did you mean 'flowers'?" in str(caught.value.mend)
 
 
+def test_a_missing_archive_suggests_what_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "flowers.zip").touch()
+    with pytest.raises(DataError, match=r"flower\.zip does not exist") as caught:
+        existing_folder(tmp_path / "flower.zip")
+    assert "Did you mean 'flowers.zip'?" in str(caught.value.mend)
+
+
 def test_a_file_is_no_folder(make_tree: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match="is a file"):
         existing_folder(make_tree({"a": 1}) / "a/00.jpg")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from frostline.data.archives import extracted
 from frostline.data.augmentation import Augmentation
 from frostline.data.base import ImageData
-from frostline.data.decoding import PIXEL_LIMIT, open_picture, to_rgb
+from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, open_picture, to_rgb
 from frostline.data.digits import DigitsData
+from frostline.data.files import FileData
 from frostline.data.folder import FolderData
 from frostline.data.listing import find_pictures
 from frostline.data.loading import PictureLoader
@@ -15,9 +17,11 @@ from frostline.data.splits import ImageSplit, LabelledSet
 from frostline.data.transforms import evaluation_transform
 
 __all__ = [
+    "FILE_LIMIT",
     "PIXEL_LIMIT",
     "Augmentation",
     "DigitsData",
+    "FileData",
     "FolderData",
     "ImageData",
     "ImageSplit",
@@ -26,6 +30,7 @@ __all__ = [
     "PictureLoader",
     "PicturesData",
     "evaluation_transform",
+    "extracted",
     "find_pictures",
     "open_picture",
     "to_rgb",

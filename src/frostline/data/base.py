@@ -41,11 +41,17 @@ class ImageData(LightningDataModule):
         drop_last: leave out a last training batch that is not full. Where it is kept, it is left out only if it would
             hold a single picture, which batch norm cannot train on.
         pixel_limit: width times height above which a picture is refused.
+        on_error: what becomes of a training picture that cannot be read. ``stop`` raises; ``skip`` leaves it out of
+            its batch, which is smaller by it, and raises only where no picture is left, or a single one that batch
+            norm cannot train on. Evaluation always raises.
 
     After `load`:
         classes: class names; a label is an index into them.
         splits: ``train``, and ``val`` and ``test`` where there are any.
         notes: sentences for the person who starts the run.
+
+    While training loaders of this process are read:
+        skipped: the names of the pictures that ``on_error=skip`` left out, each with its reason.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -53,6 +59,13 @@ class ImageData(LightningDataModule):
 
     labelled: ClassVar[bool] = True
     in_memory: ClassVar[bool] = False
+    _at_least: ClassVar[dict[str, int]] = {
+        "batch_size": 1,
+        "size": 1,
+        "labels_per_class": 1,
+        "pixel_limit": 1,
+        "workers": 0,
+    }
 
     batch_size: int = 64
     size: int | None = None
@@ -65,6 +78,7 @@ class ImageData(LightningDataModule):
     subset_seed: int | None = None
     drop_last: bool = False
     pixel_limit: int = PIXEL_LIMIT
+    on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -72,6 +86,7 @@ class ImageData(LightningDataModule):
         self.classes: tuple[str, ...] = ()
         self.splits: dict[str, ImageSplit] = {}
         self.notes: list[str] = []
+        self.skipped: dict[str, str] = {}
         self._prepared: tuple[Preprocessing, Augmentation, int] | None = None
 
     @abstractmethod
@@ -127,7 +142,7 @@ class ImageData(LightningDataModule):
                 all processes.
 
         Raises:
-            DataError: there is no such split, or nothing to train on.
+            DataError: there is no such split, or nothing to train on. While it is read: a picture is unreadable.
         """
         pictures = self._split(split)
         if self._prepared is None:
@@ -145,7 +160,7 @@ class ImageData(LightningDataModule):
         )
         if self.trainer is not None:
             place(sampler, self.trainer.fit_loop)
-        return self._loader(dataset, sampler)
+        return self._loader(dataset, sampler, self.skipped if self.on_error == "skip" else None)
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         """Training batches of each of ``world_size`` processes, before any of them runs.
@@ -175,12 +190,14 @@ class ImageData(LightningDataModule):
         """Lightning's hook."""
         return self.loader("test")
 
-    def _loader(self, dataset: PictureDataset, sampler: Any) -> PictureLoader:
+    def _loader(self, dataset: PictureDataset, sampler: Any, skipped: dict[str, str] | None = None) -> PictureLoader:
         trainer = self.trainer
         processes = trainer.num_devices if trainer else 1
         on_gpu = trainer.strategy.root_device.type == "cuda" if trainer else torch.cuda.is_available()
         workers = worker_count(self.workers, in_memory=self.in_memory, processes=processes)
-        return make_loader(dataset, sampler, batch_size=self.batch_size, workers=workers, pin_memory=on_gpu)
+        return make_loader(
+            dataset, sampler, batch_size=self.batch_size, workers=workers, pin_memory=on_gpu, skipped=skipped
+        )
 
     def _split(self, name: str) -> ImageSplit:
         self.load()
@@ -226,13 +243,14 @@ class ImageData(LightningDataModule):
             self.notes += [note] if note not in self.notes else []
 
     def _check_arguments(self) -> None:
-        at_least = {"batch_size": 1, "size": 1, "labels_per_class": 1, "pixel_limit": 1, "workers": 0}
-        for name, least in at_least.items():
+        for name, least in self._at_least.items():
             value = getattr(self, name)
             optional = value is None or (name == "workers" and value == "auto")
             if not optional and not (isinstance(value, int) and value >= least):
                 extra = " or 'auto'" if name == "workers" else ""
                 raise ConfigError(f"data.{name} is {value!r}.", mend=f"Give a whole number of at least {least}{extra}.")
+        if self.on_error not in ("stop", "skip"):
+            raise ConfigError(f"data.on_error is {self.on_error!r}.", mend="Give stop or skip.")
         if not 0.0 < self.fraction <= 1.0:
             raise ConfigError(f"data.fraction is {self.fraction}.", mend="Give a number above 0 and up to 1.")
         if self.fraction != 1.0 and self.labels_per_class is not None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import stat
 import struct
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from frostline.errors import DataError
+from frostline.errors import DataError, StorageError
 
 PIXEL_LIMIT = 178_956_970
 """Width times height above which a picture is refused: Pillow's own threshold for an error."""
+
+FILE_LIMIT = 2**28
+"""Bytes above which a picture file is refused: 256 MiB."""
 
 _NETPBM = (".ppm", ".pgm", ".pbm", ".pnm")
 SUFFIXES = frozenset(
@@ -26,38 +35,49 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG200
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _EXIF_FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 _BACKGROUND = (255, 255, 255)
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+# these say that the machine or its network fails, not the file: as a damaged file it would be left out of training
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
 _opening = threading.Lock()
 
 
-def open_picture(path: str | Path, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
+def open_picture(path: str | Path, pixel_limit: int = PIXEL_LIMIT, file_limit: int = FILE_LIMIT) -> Image.Image:
     """Decodes a picture file.
 
     EXIF orientation is applied; CMYK is converted; transparent pixels are laid over white; 16-bit gray is scaled, not
-    clipped; the first frame of several is taken.
+    clipped; the first frame of several is taken. What Pillow warns of while it decodes is not shown.
 
     Args:
         path: the file; its content decides the format, not its name.
         pixel_limit: the largest allowed width times height. It is compared with the header before anything is decoded.
+        file_limit: the largest allowed size of the file in bytes; a larger one is not opened.
 
     Returns:
         A loaded ``RGB`` picture.
 
     Raises:
-        DataError: the file is missing, is no picture, is damaged or truncated, or is larger than the limit.
+        DataError: the file is missing, is no picture, is damaged or truncated, or is larger than a limit.
+        StorageError: the machine cannot open any file at the moment, such as when too many are open.
     """
+    _mute_pillow()
     try:
+        _check_file(path, file_limit)
         with _open_header(path) as image:
             _check_size(image, path, pixel_limit)
-            return to_rgb(_turned(image))
+            picture = _turned(image)
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"The picture {path} does not exist.", mend="Check the path, or read the data anew.") from None
     except Exception as error:  # decoders raise nearly anything on a damaged file
-        raise DataError(
-            f"The picture {path} cannot be read: {error or type(error).__name__}.",
-            mend="Repair the file, or remove it from the data set.",
-        ) from error
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            raise StorageError(f"The picture {path} cannot be opened: {error.strerror}.") from error
+        raise _unreadable(path, str(error) or type(error).__name__) from error
+    try:
+        return to_rgb(picture)
+    except Exception as error:
+        reason, mend = (error.problem, error.mend) if isinstance(error, DataError) else (str(error), None)
+        raise _unreadable(path, reason or type(error).__name__, mend) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -75,6 +95,32 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _unreadable(path: str | Path, reason: str, mend: str | None = None) -> DataError:
+    return DataError(
+        f"The picture {path} cannot be read: {reason.rstrip('.')}.",
+        mend=mend or "Repair the file, or remove it from the data set.",
+    )
+
+
+def _mute_pillow() -> None:
+    # Pillow warns of what is wrong with a file, and often goes on to fail. Neither helps among the lines of a run. A
+    # filter for the moment is not safe between threads, and lets all other warnings be shown anew at each picture.
+    muted = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if muted not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _check_file(path: str | Path, file_limit: int) -> None:
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
+        raise _unreadable(path, "it is no regular file", "Remove it from the data set.")
+    if found.st_size > file_limit:
+        raise DataError(
+            f"The picture {path} has {found.st_size} bytes, more than the limit of {file_limit}.",
+            mend="Remove it, or raise data.file_limit if you trust the file.",
+        )
+
+
 def _open_header(path: str | Path) -> ImageFile:
     # Pillow's own limit is a global. It is lifted for the moment in which the header is read, so that the limit of
     # the caller decides, be it larger or smaller; decoding starts after the size was checked.
@@ -87,13 +133,20 @@ def _open_header(path: str | Path) -> ImageFile:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_size(image: Image.Image, path: str | Path, pixel_limit: int) -> None:
-    width, height = image.size
-    if width * height > pixel_limit:
-        raise DataError(
-            f"The picture {path} has {width} x {height} pixels, more than the limit of {pixel_limit} in all.",
-            mend="Remove it, or raise data.pixel_limit if you trust the file.",
-        )
+def _check_size(image: ImageFile, path: str | Path, pixel_limit: int) -> None:
+    for what, (width, height) in {"": image.size, " in a tile": _tile_size(image)}.items():
+        if width * height > pixel_limit:
+            raise DataError(
+                f"The picture {path} has {width} x {height} pixels{what}, more than the limit of {pixel_limit} in all.",
+                mend="Remove it, or raise data.pixel_limit if you trust the file.",
+            )
+
+
+def _tile_size(image: ImageFile) -> tuple[int, int]:
+    """Of a TIFF, whose tiles are decoded whole, however small the picture is."""
+    if not isinstance(image, TiffImageFile):
+        return 0, 0
+    return int(image.tag_v2.get(_TILE_WIDTH, 0)), int(image.tag_v2.get(_TILE_HEIGHT, 0))
 
 
 def _turned(image: Image.Image) -> Image.Image:

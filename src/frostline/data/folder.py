@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from frostline.data.base import ImageData
-from frostline.data.decoding import PIXEL_LIMIT, SUFFIXES, open_picture
-from frostline.data.listing import existing_folder, find_pictures, is_hidden, list_folder
+from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, SUFFIXES, open_picture
+from frostline.data.files import FileData
+from frostline.data.listing import SPLIT_FOLDERS, find_pictures, is_hidden, list_folder
 from frostline.data.splits import LabelledSet, Labels, NameTable
 from frostline.errors import DataError, suggestion
-
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder name in lower case to split name."""
 
 
 class FolderSplit:
@@ -27,13 +24,20 @@ class FolderSplit:
         root: the data set's folder.
         names: N paths relative to ``root``, with forward slashes.
         labels: ``[N]`` class indices.
-        pixel_limit: see `open_picture`.
+        pixel_limit, file_limit: see `open_picture`.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], labels: Sequence[int], pixel_limit: int = PIXEL_LIMIT) -> None:
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        labels: Sequence[int],
+        pixel_limit: int = PIXEL_LIMIT,
+        file_limit: int = FILE_LIMIT,
+    ) -> None:
         self._root = root
         self._names = NameTable(names)
-        self._pixel_limit = pixel_limit
+        self._limits = pixel_limit, file_limit
         self.labels: Labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -41,7 +45,7 @@ class FolderSplit:
 
     def image(self, index: int) -> Image.Image:
         """See `ImageSplit.image`."""
-        return open_picture(self._root / self._names[index], self._pixel_limit)
+        return open_picture(self._root / self._names[index], *self._limits)
 
     def name(self, index: int) -> str:
         """See `ImageSplit.name`."""
@@ -57,18 +61,13 @@ class FolderSplit:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class FolderData(ImageData):
+class FolderData(FileData):
     """A folder with one folder per class in ``train/`` and, where they exist, ``val/`` and ``test/``.
 
     ``valid/`` and ``validation/`` are taken as ``val/``. What is missing is split off from ``train`` as
     ``val_fraction`` and ``test_fraction`` say. A root that holds the class folders directly is all ``train`` at first.
     The classes are those of ``train``, sorted by name; pictures may lie at any depth below their class folder.
-
-    Attributes:
-        root: the folder.
     """
-
-    root: str = field(kw_only=False)
 
     def read(self) -> LabelledSet:
         """Lists the pictures; opens none.
@@ -77,7 +76,7 @@ class FolderData(ImageData):
             DataError: there is no such folder, no class folder, a class of ``train`` is empty, or another split has
                 a class that ``train`` lacks.
         """
-        root = existing_folder(Path(self.root).expanduser())
+        root = self.folder()
         folders, skipped = _split_folders(root)
         found: dict[str, dict[str, list[str]]] = {}
         for split, folder in folders.items():
@@ -93,7 +92,7 @@ class FolderData(ImageData):
     def _labelled(self, root: Path, classes: Sequence[str], pictures: dict[str, list[str]]) -> FolderSplit:
         names = [name for label in classes for name in pictures.get(label, [])]
         labels = [index for index, label in enumerate(classes) for _ in pictures.get(label, [])]
-        return FolderSplit(root, names, labels, self.pixel_limit)
+        return FolderSplit(root, names, labels, self.pixel_limit, self.file_limit)
 
 
 def _split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:

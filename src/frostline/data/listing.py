@@ -8,6 +8,12 @@ from pathlib import Path
 from frostline.data.decoding import SUFFIXES
 from frostline.errors import DataError, suggestion
 
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folder name in lower case to split name."""
+
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
+"""File name endings, in lower case, that make a file an archive."""
+
 
 def find_pictures(folder: Path) -> tuple[list[str], list[str]]:
     """Searches a folder in depth, following links.
@@ -43,6 +49,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a path is a file that is an archive by its name."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file()
+
+
 def existing_folder(root: Path) -> Path:
     """``root``, if it is a folder.
 
@@ -53,11 +64,13 @@ def existing_folder(root: Path) -> Path:
         return root
     if root.exists():
         raise DataError(
-            f"The data folder {root} is a file.", mend="Set data.root to a folder with one folder per class."
+            f"The data folder {root} is a file.",
+            mend="Set data.root to a folder with one folder per class, or to a .zip or .tar archive of it.",
         )
     above = next(parent for parent in root.absolute().parents if parent.is_dir())
     missing = root.absolute().relative_to(above).parts[0]
-    near = suggestion(missing, (entry.name for entry in above.iterdir() if entry.is_dir()), known_as=f"in {above}")
+    usable = (entry.name for entry in above.iterdir() if entry.is_dir() or is_archive(entry))
+    near = suggestion(missing, usable, known_as=f"in {above}")
     raise DataError(f"The data folder {root} does not exist.", mend=f"Set data.root. {near}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import warnings
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from frostline import signals
 from frostline.data.randomness import derive_seed, kept_generators, seed_generators
 from frostline.data.samplers import Key
 from frostline.data.splits import ImageSplit
 from frostline.data.transforms import ImageTransform
-from frostline.errors import DataError
+from frostline.errors import DataError, FrostlineError
 from frostline.types import Batch
 
 MOST_WORKERS = 8
@@ -34,10 +36,20 @@ class Sample:
 
 
 class Unreadable(NamedTuple):
-    """A fault that a worker process found, as a value: a raised one would come out wrapped in a traceback."""
+    """A picture that could not be read: its name in the data set, and the fault as a value.
 
-    problem: str
-    mend: str | None
+    A fault that a worker process raised would come out wrapped in a traceback.
+    """
+
+    name: str
+    fault: FrostlineError
+
+
+class Delivery(NamedTuple):
+    """What a worker process made of a batch: the pictures that could be read, if there are any, and the others."""
+
+    batch: Batch | None
+    unreadable: list[Unreadable]
 
 
 class PictureDataset(Dataset[Sample | Unreadable]):
@@ -69,26 +81,27 @@ class PictureDataset(Dataset[Sample | Unreadable]):
     def _sample(self, key: Key) -> Sample | Unreadable:
         try:
             picture = self._split.image(key.index)
-        except DataError as error:
-            return Unreadable(error.problem, error.mend)
+        except FrostlineError as error:
+            # a copy has no traceback, which would keep the file and the frames that read it
+            return Unreadable(self._split.name(key.index), copy.copy(error))
         if self._seed is not None:
             seed_generators(derive_seed("augmentation", self._seed, key.epoch, key.index))
         return Sample(self._transform(picture), int(self._split.labels[key.index]), key.index, key.valid)
 
 
-def collate(samples: list[Sample | Unreadable]) -> Batch | Unreadable:
-    """Stacks samples; the first that could not be read takes the place of the batch."""
-    good: list[Sample] = []
-    for sample in samples:
-        if isinstance(sample, Unreadable):
-            return sample
-        good.append(sample)
-    return Batch(
+def collate(samples: list[Sample | Unreadable]) -> Delivery:
+    """Stacks the samples that could be read."""
+    unreadable = [sample for sample in samples if isinstance(sample, Unreadable)]
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    if not good:
+        return Delivery(None, unreadable)
+    batch = Batch(
         images=torch.stack([sample.image for sample in good]),
         targets=torch.tensor([sample.target for sample in good]),
         indices=torch.tensor([sample.index for sample in good]),
         valid=torch.tensor([sample.valid for sample in good]),
     )
+    return Delivery(batch, unreadable)
 
 
 class PictureLoader(DataLoader[Any]):
@@ -96,15 +109,25 @@ class PictureLoader(DataLoader[Any]):
 
     Its place in an epoch follows from the trainer's progress (see `TrainingSampler.resume_at`), so that it has no
     state of its own; the two empty methods tell Lightning that it can be resumed all the same.
+
+    Args:
+        skipped: where given, pictures that cannot be read are left out of their batch and noted here, name to reason;
+            else the first of them raises.
+        arguments: of a DataLoader.
     """
+
+    # Lightning, which puts in samplers of its own for overfit_batches, finds `skipped` by the name of its attribute
+    def __init__(self, *arguments: Any, skipped: dict[str, str] | None = None, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.skipped = skipped
 
     def __iter__(self) -> Any:
         with warnings.catch_warnings():
             # Python 3.12 and later warn of forking beside threads. Workers decode on one thread of their own and take
             # no lock of the parent's; starting afresh instead would import torch in each of them.
             warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead", category=DeprecationWarning)
-            batches = super().__iter__()
-        return _raising(batches)
+            deliveries = super().__iter__()
+        return self._raising(deliveries)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: see the class."""
@@ -113,18 +136,54 @@ class PictureLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Does nothing: see the class."""
 
+    def _raising(self, deliveries: Iterator[Delivery]) -> Iterator[Batch]:
+        for batch, unreadable in deliveries:
+            fault = _fault(batch, unreadable, skipping=self.skipped is not None, alone=self.batch_size == 1)
+            if fault is not None:
+                del deliveries
+                self._stop_workers()
+                raise fault
+            if self.skipped is not None:
+                self.skipped.update((picture.name, picture.fault.problem) for picture in unreadable)
+            assert batch is not None
+            yield batch
 
-def _raising(batches: Iterator[Batch | Unreadable]) -> Iterator[Batch]:
-    for batch in batches:
-        if isinstance(batch, Unreadable):
-            # else the traceback holds the workers until the garbage collector comes, and it stops them slowly
-            del batches
-            raise DataError(batch.problem, mend=batch.mend)
-        yield batch
+    def _stop_workers(self) -> None:
+        # else the traceback of a fault holds them until the garbage collector comes, and it stops them slowly
+        workers, self._iterator = self._iterator, None
+        if workers is not None:
+            workers._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _fault(
+    batch: Batch | None, unreadable: Sequence[Unreadable], *, skipping: bool, alone: bool
+) -> FrostlineError | None:
+    """What forbids to train or evaluate on what could be read of a batch; ``alone``: one picture is a full batch."""
+    if not unreadable:
+        return None
+    first = unreadable[0].fault
+    if not skipping:
+        return first
+    passing = [picture.fault for picture in unreadable if not isinstance(picture.fault, DataError)]
+    if passing:  # the machine failed, and may not the next time: the run would not be the same run
+        return passing[0]
+    if batch is not None and (len(batch.images) > 1 or alone):
+        return None
+    left = "no picture" if batch is None else "a single picture, which batch norm cannot train on"
+    return DataError(
+        f"data.on_error=skip leaves {left} in a batch: {len(unreadable)} cannot be read. The first: {first.problem}",
+        mend=first.mend,
+    )
 
 
 def make_loader(
-    dataset: PictureDataset, sampler: Sampler[Key], *, batch_size: int, workers: int, pin_memory: bool
+    dataset: PictureDataset,
+    sampler: Sampler[Key],
+    *,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool,
+    skipped: dict[str, str] | None = None,
 ) -> PictureLoader:
     """A loader with the settings that all of ours share: workers persist, and the global generator is left alone."""
     return PictureLoader(
@@ -137,7 +196,16 @@ def make_loader(
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
         generator=torch.Generator(),
+        worker_init_fn=_leave_signals_to_main,
+        skipped=skipped,
     )
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    # a signal to the whole group must not take the pictures from a run that is about to be saved; where the main
+    # process leaves signals alone, its workers do as well
+    if signals.STOP.installed:
+        signals.leave_to_main()
 
 
 def worker_count(workers: int | Literal["auto"], *, in_memory: bool, processes: int = 1) -> int:

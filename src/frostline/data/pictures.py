@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import ClassVar
 
-from frostline.data.base import ImageData
+from frostline.data.files import FileData
 from frostline.data.folder import FolderSplit, skipped_note
-from frostline.data.listing import existing_folder, find_pictures
+from frostline.data.listing import find_pictures
 from frostline.data.splits import LabelledSet
 from frostline.errors import DataError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class PicturesData(ImageData):
-    """Every picture below a folder, at any depth, as ``train``; for pre-training, which reads no label.
-
-    Attributes:
-        root: the folder.
-    """
+class PicturesData(FileData):
+    """Every picture below a folder, at any depth, as ``train``; for pre-training, which reads no label."""
 
     labelled: ClassVar[bool] = False
 
-    root: str = field(kw_only=False)
     val_fraction: float = 0.0
 
     def read(self) -> LabelledSet:
@@ -32,9 +26,9 @@ class PicturesData(ImageData):
         Raises:
             DataError: there is no such folder, or no picture in it.
         """
-        root = existing_folder(Path(self.root).expanduser())
+        root = self.folder()
         names, skipped = find_pictures(root)
         if not names:
             raise DataError(f"{root} has no pictures.", mend="Name a folder with .jpg, .png or other pictures.")
-        split = FolderSplit(root, names, [0] * len(names), self.pixel_limit)
+        split = FolderSplit(root, names, [0] * len(names), self.pixel_limit, self.file_limit)
         return LabelledSet(("unlabelled",), {"train": split}, [skipped_note(skipped)] if skipped else [])
