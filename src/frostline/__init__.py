@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from frostline.runs.api import Prediction, Run, compose, load, train
+    from frostline.runs.api import Prediction, Run, compose, load, resume, train
 
-__all__ = ["Prediction", "Run", "compose", "load", "train"]
+__all__ = ["Prediction", "Run", "compose", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

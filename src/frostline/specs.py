@@ -166,6 +166,26 @@ class SpeedSpec:
     compile_backend: str = "inductor"
 
 
+class OnNan(Enum):
+    """``stop``: end the run at the first loss or gradient that is not finite; ``skip``: leave that step out."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+@dataclass
+class OnNanSpec:
+    """What a loss or gradient norm that is not finite does to a run.
+
+    Attributes:
+        action: ``stop`` or ``skip``.
+        at_most: steps that may be left out in the whole run; one more stops it.
+    """
+
+    action: OnNan = OnNan.stop
+    at_most: int = 10
+
+
 class ClassWeights(Enum):
     """``balanced``: the loss weighs a class by the inverse of its share of the training pictures."""
 
@@ -186,6 +206,12 @@ class TrainSpec:
         folder: this run's folder; filled in when it is made.
         class_weights: weights of the classes in the loss.
         lr_find: measure a learning rate before training and use it in place of ``optimizer.lr``.
+        run: the folder of the run that ``resume`` continues; without it, of no effect.
+        resume: go on where ``run`` stopped, in its folder and with its config.
+        rerun: in a sweep, train again the jobs that an earlier sweep has done.
+        trust: import prefixes that a ``_target_`` in the config of ``run`` may have beside those of Frostline's conf.
+        config_dirs: the folders given with ``--config-dir``, whose targets are trusted too; filled in.
+        on_nan: what a loss that is not finite does.
     """
 
     name: str = "train"
@@ -196,6 +222,12 @@ class TrainSpec:
     folder: str | None = None
     class_weights: ClassWeights = ClassWeights.none
     lr_find: bool = False
+    run: str | None = None
+    resume: bool = False
+    rerun: bool = False
+    trust: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    on_nan: OnNanSpec = field(default_factory=OnNanSpec)
     monitor: MonitorSpec = field(default_factory=MonitorSpec)
     data: Any = None
     backbone: BackboneSpec = field(default_factory=BackboneSpec)
@@ -216,6 +248,7 @@ class PretrainSpec:
     """A pre-training without labels. The fields typed ``Any`` are open nodes.
 
     Attributes:
+        run, resume, trust, config_dirs, on_nan: as in ``TrainSpec``.
         pretraining: the task: how pictures are spoilt, and what they are restored from.
     """
 
@@ -224,6 +257,11 @@ class PretrainSpec:
     debug: bool = False
     output: str = "outputs"
     folder: str | None = None
+    run: str | None = None
+    resume: bool = False
+    trust: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    on_nan: OnNanSpec = field(default_factory=OnNanSpec)
     data: Any = None
     backbone: BackboneSpec = field(default_factory=BackboneSpec)
     pretraining: Any = None

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,40 @@ def test_an_environment_that_turns_safe_loading_off_is_refused(tmp_path: Path, m
 def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"snow")
     assert file_sha256(tmp_path / "file") == hashlib.sha256(b"snow").hexdigest()
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(StorageError, match="no weights by name"):
+        read_tensors(tmp_path / "weights.pth")
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    torch.save(TENSORS, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "small.pth", "w", 8) as small:
+        for name in plain.namelist():
+            small.writestr(name, plain.read(name))
+    with pytest.raises(StorageError, match="is compressed"):
+        read_tensors(tmp_path / "small.pth")
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 5])
+def test_a_bare_pickle_with_code_is_told_as_such(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps(Trap(tmp_path / "sprung"), protocol=protocol))
+    with pytest.raises(StorageError, match="more than tensors"):
+        read_tensors(tmp_path / "weights.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_large_tensor_of_few_values_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1).expand(10**9)}, tmp_path / "weights.pth")
+    with pytest.raises(StorageError, match="no weight"):
+        read_tensors(tmp_path / "weights.pth")
+
+
+def test_tied_weights_are_weights(tmp_path: Path) -> None:
+    shared = torch.rand(8)
+    torch.save({"a": shared, "b": shared, "c": shared[:4]}, tmp_path / "weights.pth")
+    assert set(read_tensors(tmp_path / "weights.pth")) == {"a", "b", "c"}

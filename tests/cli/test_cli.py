@@ -44,7 +44,7 @@ def test_cfg_job_prints_a_config_that_loads(capsys: pytest.CaptureFixture[str]) 
 
 def test_cfg_job_shows_a_part_and_resolves(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "--cfg", "job", "--resolve", "--package", "callbacks.checkpoint", "folder=/f") == 0
-    assert OmegaConf.create(capsys.readouterr().out).dirpath == "/f/checkpoints"
+    assert OmegaConf.create(capsys.readouterr().out).folder == "/f/checkpoints"
     assert call("train", "--cfg", "job", "-p", "seed") == 0
     assert capsys.readouterr().out == "0\n"
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import frostline
+from frostline.checkpoints import checkpoints_in, read_checkpoint
 from frostline.config import check_targets, compose, conf_folder
 from frostline.runs.parts import SUPPLIED
 
@@ -78,5 +79,5 @@ def test_it_trains(group: str, option: str, tmp_path: Path) -> None:
         ]
     )
     assert run.metrics["test/count"] == 269
-    weights = torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    weights = read_checkpoint(checkpoints_in(run.path / "checkpoints")[-1])["state_dict"]
     assert all(bool(torch.isfinite(value).all()) for value in weights.values() if value.is_floating_point())

@@ -12,7 +12,7 @@ from frostline.errors import ConfigError
 
 
 def test_the_public_names_are_pinned() -> None:
-    assert frostline.__all__ == ["Prediction", "Run", "compose", "load", "train"]
+    assert frostline.__all__ == ["Prediction", "Run", "compose", "load", "resume", "train"]
     with pytest.raises(AttributeError):
         frostline.nonsense  # noqa: B018  # looking it up is the test
 

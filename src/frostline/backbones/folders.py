@@ -90,6 +90,9 @@ def load_timm_folder(folder: str | os.PathLike[str]) -> TimmFolder:
     refuse_unsafe_environment()
     source = from_folder(Path(folder), str(folder))
     classes = int(source.config.get("num_classes", 1000))
+    if source.labels and len(source.labels) != classes:
+        problem = f"The config.json in '{folder}' has {len(source.labels)} labels for {classes} classes."
+        raise StorageError(problem, mend="Fetch or save the folder again.")
     built = build(
         source.architecture,
         config=source.config,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from frostline.errors import ConfigError, StorageError, near_misses, suggestion
 
 # Of a pretrained config these describe the weights' own classes or where they came from, not the model to come.
 _OF_THE_WEIGHTS = ("label_names", "label_descriptions", "url", "file", "hf_hub_id", "state_dict", "source")
+
+_LARGEST_SIDE = 8192  # pixels, or channels
+_MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def read_timm_config(path: Path, label: str) -> TimmConfig:
         )
     args = _checked_args(content.get("model_args") or {}, path)
     labels = content.get("label_names") or content.get("labels") or config.get("label_names") or ()
+    _check_values({**config, **_of_the_file(content), **_of_the_input(args), "label_names": labels}, path)
     return TimmConfig(architecture, _known_fields(config, content, args), args, tuple(map(str, _listed(labels))))
 
 
@@ -78,7 +82,7 @@ def _read_json(path: Path, label: str) -> dict[str, Any]:
             f"'{label}' is no timm folder: there is no '{path}'.",
             mend="A timm folder holds config.json and model.safetensors.",
         ) from fault
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise StorageError(
             f"'{path}' cannot be read as JSON: {fault}.", mend="Fetch or save the folder again."
         ) from fault
@@ -96,6 +100,62 @@ def _checked_args(args: Any, path: Path) -> dict[str, Any]:
             f"'{path}' sets model_args.{forbidden[0]}, which a model folder may not.", mend="Remove that line from it."
         )
     return {name: value for name, value in args.items() if name != "num_classes"}
+
+
+def _of_the_file(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {"num_classes": content["num_classes"]} if "num_classes" in content else {}
+
+
+def _of_the_input(args: Mapping[str, Any]) -> dict[str, Any]:
+    return {"in_chans": args["in_chans"]} if "in_chans" in args else {}
+
+
+def _check_values(values: Mapping[str, Any], path: Path) -> None:
+    """Refuse what would fail later without saying why, or would ask for more memory than there is."""
+    for name, is_right in _RIGHT.items():
+        value = values.get(name)
+        if value is not None and not is_right(value):
+            raise ConfigError(f"'{path}' sets {name} to {value!r:.100}.", mend="Fetch or save the folder again.")
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_count(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and _is_number(value, low, high)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_count(side, 1, _LARGEST_SIDE) for side in value)
+
+
+def _are_statistics(value: Any, low: float) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_number(one, low, 1e6) for one in value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+
+
+def _are_labels(value: Any) -> bool:
+    listed = list(value.values()) if isinstance(value, dict) else value
+    return isinstance(listed, list | tuple) and all(isinstance(label, str | int) for label in listed)
+
+
+# what is looked at later, and when it is right; timm's other fields only describe
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    "num_classes": lambda value: _is_count(value, 0, _MOST_CLASSES),
+    "in_chans": lambda value: _is_count(value, 1, _LARGEST_SIDE),
+    "input_size": _is_size,
+    "mean": lambda value: _are_statistics(value, -1e6),
+    "std": lambda value: _are_statistics(value, 1e-6),
+    "crop_pct": lambda value: _is_number(value, 0.05, 4.0),
+    "crop_mode": lambda value: value in ("center", "squash", "border"),
+    "first_conv": _are_names,
+    "classifier": _are_names,
+    "label_names": _are_labels,
+}
 
 
 def _known_fields(config: Mapping[str, Any], content: Mapping[str, Any], args: Mapping[str, Any]) -> dict[str, Any]:

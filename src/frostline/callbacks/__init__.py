@@ -2,8 +2,20 @@
 
 from frostline.callbacks.averaging import ExponentialMovingAverage
 from frostline.callbacks.batch_norm import SyncBatchNorm
-from frostline.callbacks.finite import StopWhenNotFinite
+from frostline.callbacks.checkpoint_io import CheckedCheckpointIO
+from frostline.callbacks.checkpointing import Checkpointing
+from frostline.callbacks.finite import WatchNumbers
 from frostline.callbacks.freezing import FollowSchedule
+from frostline.callbacks.loop_state import Cursor
 from frostline.callbacks.progress import EpochLines
 
-__all__ = ["EpochLines", "ExponentialMovingAverage", "FollowSchedule", "StopWhenNotFinite", "SyncBatchNorm"]
+__all__ = [
+    "CheckedCheckpointIO",
+    "Checkpointing",
+    "Cursor",
+    "EpochLines",
+    "ExponentialMovingAverage",
+    "FollowSchedule",
+    "SyncBatchNorm",
+    "WatchNumbers",
+]

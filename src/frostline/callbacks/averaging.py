@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
@@ -18,6 +20,7 @@ class ExponentialMovingAverage(EMAWeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__(decay=decay)
+        self._swapped = False
 
     def _copy_counters(self, pl_module: LightningModule) -> None:
         if self._average_model is None:
@@ -28,9 +31,31 @@ class ExponentialMovingAverage(EMAWeightAveraging):
                 averaged[name].copy_(buffer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves both in place, so that the end of a run can be saved and gone on from."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the average into the model and lets go of it: what is scored later is what the model then holds."""
-        super().on_train_end(trainer, pl_module)
-        self._average_model = None
+        if self._average_model is not None:
+            self._copy_average_to_current(pl_module)
+            self._average_model = None
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validates the average."""
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = self._average_model is not None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Goes back to the weights that learn."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        self._swapped = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Saves both; a validation in which they have changed places is over with it."""
+        if self._swapped:
+            self._swap_models(pl_module)
+            self._swapped = False
+            checkpoint["state_dict"] = trainer.strategy.lightning_module_state_dict()
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]  # as Lightning's
         """Averages, then restores the counters."""

@@ -1,28 +1,226 @@
-"""Numbers that are no longer numbers."""
+"""Numbers that are no longer numbers: found before a step is taken; they end the run, or the step is left out."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
 
-from frostline.errors import NumericsError
+from frostline.errors import ConfigError, NumericsError, suggestion
+from frostline.specs import OnNan
+
+MEND = "Lower optimizer.lr, lengthen lr.warmup or clip gradients with trainer.gradient_clip_val=1.0."
+OR_SKIP = "Where it is one bad batch in many, leave its step out: on_nan.action=skip."
 
 
-class StopWhenNotFinite(Callback):
-    """Stops at the first training loss that is not finite, before it can be saved as a checkpoint."""
+class WatchNumbers(Callback):
+    """Looks at the losses and at the norm of all gradients before each optimizer step.
+
+    Gradients that overflow in 16-mixed precision are the scaler's affair: there only the losses are looked at. A
+    skipped step counts as a step, for the schedule as well, but leaves no trace: not in the weights, the optimizer, the
+    buffers (batch-norm statistics), the scores of the epoch or averaged weights. Comes before the callbacks that
+    average weights.
+
+    Args:
+        action: ``stop`` or ``skip``, or the member of ``OnNan``.
+        at_most: steps that may be skipped in a run; one more stops it.
+
+    Attributes:
+        skipped: how many were; the same on all ranks.
+
+    Raises:
+        ConfigError: another action, or a negative number.
+    """
+
+    def __init__(self, action: str | OnNan = OnNan.stop, at_most: int = 10) -> None:
+        name = action.value if isinstance(action, OnNan) else action
+        if name not in OnNan.__members__:
+            raise ConfigError(f"on_nan.action={action}", mend=suggestion(name, OnNan.__members__, known_as="actions"))
+        if at_most < 0:
+            raise ConfigError(f"on_nan.at_most={at_most}", mend="Give 0 or more steps, or on_nan.action=stop.")
+        self.skips = name == OnNan.skip.value
+        self.at_most = at_most
+        self.skipped = 0
+        self._losses: list[Tensor] = []
+        self._before = _State()
+        self._groups: list[dict[str, Any]] | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Begins a window of accumulated batches."""
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        self._losses.clear()
+        if self.skips:
+            self._before.take(pl_module)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Keeps the loss of each batch of the window; in 16-mixed precision it is scaled."""
+        self._losses.append(loss.detach())
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Looks at the window's numbers, with one wait for the device; gradients are not clipped yet.
+
+        Raises:
+            NumericsError: one is not finite, and the run stops at that or has skipped enough.
+        """
+        norm = None if _scaler(trainer) is not None else gradient_norm(pl_module.parameters())
+        numbers = [*self._losses, *([] if norm is None else [norm])]
+        if not numbers:
+            return
+        bad = torch.stack([number.float() for number in numbers]).isfinite().all().logical_not()
+        if self.skips and trainer.world_size > 1:
+            bad = trainer.strategy.reduce(bad.float(), reduce_op="sum")
+        if not bool(bad):
+            return
+        found = f"{self._described(pl_module, norm)} at {_place(trainer, optimizer)}"
+        if not self.skips:
+            raise NumericsError(found, mend=f"{MEND} {OR_SKIP}")
+        if self.skipped == self.at_most:
+            left_out = f"after {self.skipped} skipped steps, which is on_nan.at_most"
+            raise NumericsError(f"{found}, {left_out}", mend=MEND)
+        self._skip(trainer, optimizer, found)
+
+    def _skip(self, trainer: Trainer, optimizer: Optimizer, found: str) -> None:
+        self.skipped += 1
+        if trainer.is_global_zero:
+            count = f"{self.skipped} of at most {self.at_most}"
+            print(f"warning: {found}: this step is skipped ({count})", file=sys.stderr, flush=True)
+        _take_gradients(optimizer, found_by_scaler=_scaler(trainer) is not None and _unscales(optimizer))
+        self._groups = _settings(optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Raises ``NumericsError`` with the step and the learning rate."""
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if loss is None or bool(torch.isfinite(loss).all()):
+        """Takes back what a skipped window has left elsewhere."""
+        if self._groups is None:
             return
-        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
-        raise NumericsError(
-            f"the loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}, "
-            f"largest learning rate {max(rates):.3g})",
-            mend="Lower optimizer.lr, lengthen lr.warmup or clip gradients: trainer.gradient_clip_val=1.0",
-        )
+        self._before.restore(pl_module)
+        for group, before in zip(trainer.optimizers[0].param_groups, self._groups, strict=True):
+            for key in group.keys() - before.keys() - {"params"}:
+                del group[key]
+            group.update(before)
+        self._groups = None
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
+            if isinstance(callback, WeightAveraging):
+                # as if it had averaged after this step
+                callback._latest_update_step = trainer.global_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were skipped."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Counts on."""
+        self.skipped = int(state_dict["skipped"])
+
+    def _described(self, pl_module: LightningModule, norm: Tensor | None) -> str:
+        for loss in self._losses:
+            if not bool(loss.isfinite().all()):
+                return f"the loss is {float(loss)}"
+        if norm is None or bool(norm.isfinite()):
+            return "a loss or gradient of another process is not finite"
+        for name, parameter in pl_module.named_parameters():
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                return f"the norm of the gradients is {float(norm)}, first in {name},"
+        return "the norm of the gradients is beyond float32"
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The 2-norm of all gradients together: a float32 scalar, not finite where one of them is not."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if all(gradient.dtype == torch.float32 for gradient in gradients):
+        norm: Tensor = torch.nn.utils.get_total_norm(gradients)
+        return norm
+    # the norm of finite numbers is soon beyond float16
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    return total
+
+
+def _place(trainer: Trainer, optimizer: Optimizer) -> str:
+    rate = max(float(group["lr"]) for group in optimizer.param_groups)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
+    phases = [getattr(getattr(callback, "phase", None), "name", None) for callback in callbacks]
+    phase = next((f", phase {name}" for name in phases if name), "")
+    step = f"step {trainer.global_step} (epoch {trainer.current_epoch + 1}{phase}"
+    return f"{step}, largest learning rate {rate:.3g})"
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """The gradient scaler of 16-mixed precision, or None."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def _unscales(optimizer: Optimizer) -> bool:
+    """Whether an optimizer takes scaled gradients, as the fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def _take_gradients(optimizer: Optimizer, *, found_by_scaler: bool) -> None:
+    """Leave the optimizer nothing to do: without gradients it changes nothing.
+
+    A scaler whose optimizer unscales looks at the gradients only now: it leaves out the step itself, if none is finite.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if found_by_scaler and parameter.grad is not None:
+                parameter.grad.fill_(torch.nan)
+            elif parameter.grad is not None:
+                parameter.grad = None
+
+
+def _settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What the groups hold besides parameters; some optimizers count their steps there."""
+    return [
+        {key: _copied(value) for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+@dataclass
+class _State:
+    """Buffers and metrics of a module, as they were."""
+
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def take(self, module: nn.Module) -> None:
+        buffers = dict(module.named_buffers())
+        if self.buffers.keys() == buffers.keys():
+            # into the same memory: this comes before every step
+            torch._foreach_copy_(list(self.buffers.values()), list(buffers.values()))
+        else:
+            self.buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        self.metrics = {name: (metric._update_count, _states(metric)) for name, metric in _metrics(module)}
+
+    @torch.no_grad()
+    def restore(self, module: nn.Module) -> None:
+        for name, buffer in module.named_buffers():
+            buffer.copy_(self.buffers[name])
+        for name, metric in _metrics(module):
+            metric._update_count, states = self.metrics[name]
+            metric._computed = None
+            for state, value in states.items():
+                setattr(metric, state, value)
+
+
+def _metrics(module: nn.Module) -> list[tuple[str, Metric]]:
+    return [(name, child) for name, child in module.named_modules() if isinstance(child, Metric)]
+
+
+def _states(metric: Metric) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, list) else value.clone() for name, value in metric.metric_state.items()
+    }

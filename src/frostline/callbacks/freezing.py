@@ -59,7 +59,7 @@ class FollowSchedule(Callback):
         task.trainable = phase.trainable
         task.train()
         self.phase = phase
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self._is_recorded(trainer.global_step, phase):
             sizes = {name: parameter.numel() for name, parameter in task.model.named_parameters()}
             count = sum(sizes[name] for name in phase.trainable)
             row = [trainer.global_step, trainer.current_epoch, phase.name, count, phase.frost_line]
@@ -69,3 +69,15 @@ class FollowSchedule(Callback):
                 if fresh:
                     writer.writerow(["step", "epoch", "phase", "trainable_parameters", "frost_line"])
                 writer.writerow(row)
+
+    def _is_recorded(self, step: int, phase: Phase) -> bool:
+        """Whether the last row is this phase's, which a resumed run enters again; rows of what is undone go."""
+        if not self.record.exists():
+            return False
+        with self.record.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file))
+        kept = [row for row in rows if int(row[0]) <= step]
+        if len(kept) < len(rows):
+            with self.record.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([header, *kept])
+        return bool(kept) and kept[-1][2] == phase.name

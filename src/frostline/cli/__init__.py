@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
@@ -15,6 +16,9 @@ from frostline.cli.completion import complete
 from frostline.cli.help import command_help, overview
 from frostline.config import COMMANDS, absolute_paths, compose_job, hydra_session
 from frostline.errors import ConfigError, FrostlineError, suggestion
+
+if TYPE_CHECKING:
+    from frostline.runs.folder import RunFolder
 
 __all__ = ["main"]
 
@@ -78,19 +82,51 @@ def _dispatch(arguments: list[str]) -> int:
             return _sweep(hydra, command, options.overrides)
         config = compose_job(hydra, command, options.overrides)
     if "config_dirs" in config:
-        config.config_dirs = options.config_dir
+        config.config_dirs = [str(Path(folder).absolute()) for folder in options.config_dir]
     return _start(command, config, options.overrides)
 
 
 def _start(command: str, config: DictConfig, overrides: Sequence[str]) -> int:
     if command in STARTS_A_RUN:
-        from frostline.runs.starting import become_worker, prepare
+        from frostline.runs.starting import become_worker
 
-        become_worker(command, prepare(config, overrides))
+        become_worker(command, _run_folder(command, config, overrides))
     from frostline.runs.worker import execute
 
     absolute_paths(config)
     return execute(command, config)
+
+
+def _run_folder(command: str, config: DictConfig, overrides: Sequence[str]) -> RunFolder:
+    """The folder of a new run, or of the one to go on with."""
+    from frostline.runs import slurm
+    from frostline.runs.folder import RunFolder
+    from frostline.runs.resuming import is_started, prepare_resume
+    from frostline.runs.starting import prepare
+
+    earlier = _earlier_run(command, config)
+    experiment = Path(config.output).absolute() / str(config.name)
+    trusted = {"command": command, "config_dirs": config.config_dirs, "trust": config.trust}
+    restarted = slurm.restarted_run(experiment, overrides) if earlier is None else None
+    if restarted and is_started(RunFolder(restarted)):
+        print(f"requeued: going on with {restarted}", flush=True)
+        return prepare_resume(restarted, **trusted)
+    if earlier is not None:
+        return prepare_resume(earlier, overrides, **trusted)
+    folder = prepare(config, overrides)
+    slurm.remember(folder, overrides)
+    return folder
+
+
+def _earlier_run(command: str, config: DictConfig) -> Path | None:
+    if config.resume and not config.run:
+        raise ConfigError(
+            "resume=true: which run?", mend=f"Name its folder: frostline {command} run=FOLDER resume=true"
+        )
+    if config.run and not config.resume:
+        mend = "To go on with it add resume=true; to start from its weights: backbone.weights=FOLDER."
+        raise ConfigError(f"run={config.run} without resume=true has no meaning for {command}", mend=mend)
+    return Path(config.run) if config.run else None
 
 
 def _show(hydra: Hydra, command: str, options: argparse.Namespace) -> None:
@@ -130,4 +166,4 @@ def _sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> int:
     for job in failed:
         print(f"failed: job {job.number} ({' '.join(job.overrides)}): {job.failure}", file=sys.stderr)
     print(f"sweep: {parent}")
-    return 1 if failed else 0
+    return sweep.exit_code(jobs)

@@ -1,10 +1,10 @@
 """Composing, checking, saving and building configs. Nothing here imports torch at import time."""
 
 from frostline.config.building import build, spec_of
-from frostline.config.composing import QUOTING, compose, compose_job, hydra_session, parse
+from frostline.config.composing import QUOTING, compose, compose_job, hydra_session, override_saved, parse
 from frostline.config.saving import absolute_paths, load_config, save_config
 from frostline.config.schema import COMMANDS, conf_folder, register, weights_folder
-from frostline.config.targets import check_targets, trusted_targets
+from frostline.config.targets import check_targets, check_trusted_names, trusted_targets
 
 __all__ = [
     "COMMANDS",
@@ -12,11 +12,13 @@ __all__ = [
     "absolute_paths",
     "build",
     "check_targets",
+    "check_trusted_names",
     "compose",
     "compose_job",
     "conf_folder",
     "hydra_session",
     "load_config",
+    "override_saved",
     "parse",
     "register",
     "save_config",

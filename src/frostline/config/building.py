@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from frostline.errors import ConfigError, FrostlineError
 from frostline.specs import FreezeSpec, PhaseSpec
@@ -36,10 +37,13 @@ def build(node: DictConfig, path: str, **extra: Any) -> Any:
 
 def spec_of(node: DictConfig, kind: type[Spec]) -> Spec:
     """The plain dataclass of a closed node, with the phases of a freeze schedule as ``PhaseSpec``."""
-    spec = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node))
-    if isinstance(spec, FreezeSpec):
-        spec.phases = {
-            name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PhaseSpec), phase))
-            for name, phase in spec.phases.items()
-        }
+    try:
+        spec = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node))
+        if isinstance(spec, FreezeSpec):
+            spec.phases = {
+                name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PhaseSpec), phase))
+                for name, phase in spec.phases.items()
+            }
+    except (OmegaConfBaseException, TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"The config holds no {kind.__name__}: {str(error).splitlines()[0]}") from error
     return cast(Spec, spec)

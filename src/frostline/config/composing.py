@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from frostline.config.checking import faults_of
 from frostline.config.schema import COMMANDS, conf_folder, register
 from frostline.errors import ConfigError, suggestion
+from frostline.specs import PretrainSpec, TrainSpec
 
 QUOTING = (
     "A value with '=', spaces, commas, parentheses or letters outside ASCII needs quotes of its own, inside the "
@@ -87,6 +88,40 @@ def compose_job(hydra: Hydra, command: str, overrides: Sequence[str], *, complet
             if not faults:
                 return config
     raise ConfigError.of(faults)
+
+
+def override_saved(hydra: Hydra, command: str, saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """A saved config of ``train`` or ``pretrain`` with single keys changed, checked like a composed one.
+
+    Raises:
+        ConfigError: with every fault found; a whole group cannot be chosen anew.
+    """
+    parsed, faults = parse(hydra, overrides)
+    schema = TrainSpec if command == "train" else PretrainSpec
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(schema), saved)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"The config of the run is none of this Frostline: {reason}") from error
+    assert isinstance(config, DictConfig)
+    OmegaConf.set_struct(config, True)
+    for override in parsed:
+        if override.is_sweep_override():
+            faults.append(_sweep_fault(override))
+        elif _is_group(hydra, override):
+            mend = f"Change its keys one by one: {override.key_or_group}.KEY=VALUE."
+            faults.append(
+                ConfigError(f"'{_text(override)}': a resumed run keeps its {override.key_or_group}", mend=mend)
+            )
+        else:
+            try:
+                ConfigLoaderImpl._apply_overrides_to_config([override], config)
+            except (HydraException, OmegaConfBaseException) as error:
+                faults.append(_value_fault(override, error, config, hydra))
+    faults = faults or faults_of(config)
+    if faults:
+        raise ConfigError.of(faults)
+    return config
 
 
 def parse(hydra: Hydra, overrides: Sequence[str]) -> tuple[list[Override], list[ConfigError]]:

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]  # ships no types
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -18,6 +19,7 @@ from frostline.errors import ConfigError
 PATH_KEYS = ("output", "run", "images", "data.root", "root")
 PREFIXED_PATH_KEYS = ("backbone.name",)
 MAYBE_PATH_KEYS = ("backbone.weights",)
+_LARGEST = 1_000_000  # bytes
 
 
 def absolute_paths(config: DictConfig) -> None:
@@ -97,10 +99,16 @@ def load_config(path: Path) -> DictConfig:
     register()
     if not path.is_file():
         raise ConfigError(f"{path} is missing, so {path.parent} is no run", mend="Name the folder of a run.")
+    if path.stat().st_size > _LARGEST:
+        raise ConfigError(f"{path} cannot be read: no config has more than {_LARGEST} bytes")
     try:
+        text = path.read_text(encoding="utf-8")
+        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            # each is copied where it stands, and a few lines of them fill the memory
+            raise ValueError("it has an alias (*name), which no saved config has")
         config = OmegaConf.load(path)
     except Exception as error:  # yaml raises several kinds
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {str(error)[:500]}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path} is no config: it holds a list")
     return config

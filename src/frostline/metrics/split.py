@@ -45,3 +45,27 @@ class SplitScores(nn.Module):
         self.loss.reset()
         self.count.reset()
         return scores
+
+    def sums(self) -> dict[str, Tensor]:
+        """What was added so far, on this rank: metric and state to tensor, as copies.
+
+        Raises:
+            TypeError: a metric keeps lists, as ranking metrics do.
+        """
+        found: dict[str, Tensor] = {}
+        for path, metric in self._parts():
+            for name, value in metric.metric_state.items():
+                if not isinstance(value, Tensor):
+                    raise TypeError(f"{path}.{name} is a list, as a ranking metric keeps it, and no sum")
+                found[f"{path}.{name}"] = value.clone()
+        return found
+
+    def load_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Goes on from what ``sums`` gave."""
+        for path, metric in self._parts():
+            for name in metric.metric_state:
+                setattr(metric, name, sums[f"{path}.{name}"].to(metric.device))
+            metric._update_count = 1
+
+    def _parts(self) -> list[tuple[str, Metric]]:
+        return [(path, part) for path, part in self.named_modules() if isinstance(part, Metric)]

@@ -1,4 +1,4 @@
-"""Frostline from Python: compose, train, load, predict."""
+"""Frostline from Python: compose, train, resume, load, predict."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from frostline import config as configs
 from frostline.runs.folder import RunFolder
+from frostline.runs.resuming import prepare_resume
 from frostline.runs.starting import prepare, raise_failure, worker_command
 
 if TYPE_CHECKING:
@@ -128,19 +129,37 @@ def train(config: DictConfig | Sequence[str] = ()) -> Run:
     Raises:
         FrostlineError: what the command line would print.
     """
+    chosen = config if isinstance(config, DictConfig) else compose(config)
+    chosen = chosen.copy()
+    return _trained(prepare(chosen, []))
+
+
+def resume(path: str | Path, overrides: Sequence[str] = (), *, trust: Sequence[str] = ()) -> Run:
+    """Go on with a run where it stopped, in this process, and return it finished.
+
+    Args:
+        path: the run's folder.
+        overrides: what may change, such as ``["trainer.max_epochs=20"]``.
+        trust: import prefixes of your own that the run's config names.
+
+    Raises:
+        FrostlineError: what the command line would print; a run that has changed is refused.
+    """
+    return _trained(prepare_resume(Path(path), overrides, trust=trust))
+
+
+def _trained(folder: RunFolder) -> Run:
     from frostline.runs import train as command
     from frostline.runs.parts import rank_count
     from frostline.runs.worker import quiet_frameworks
 
-    chosen = config if isinstance(config, DictConfig) else compose(config)
-    chosen = chosen.copy()
+    config = configs.load_config(folder.config)
     quiet_frameworks()
-    folder = prepare(chosen, [])
-    if rank_count(chosen.trainer) != 1:
+    if rank_count(config.trainer) != 1:
         # Lightning starts the other ranks by running the main program again, which has to be the worker
         raise_failure(subprocess.run(worker_command("train", folder), check=False).returncode, folder)
-        return Run(folder.path)
-    command.train(configs.load_config(folder.config))
+    else:
+        command.train(config)
     return Run(folder.path)
 
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from frostline.backbones import load_timm_folder
 from frostline.config import build, check_targets, load_config, spec_of, trusted_targets
-from frostline.data import PIXEL_LIMIT, Augmentation, ImageData
+from frostline.data import FILE_LIMIT, PIXEL_LIMIT, Augmentation, ImageData
 from frostline.errors import ConfigError, suggestion
 from frostline.evaluation import prediction_table, write_predictions
 from frostline.runs.announcing import show_scores
@@ -61,7 +61,9 @@ def run_data(run: DictConfig, *, root: str | None = None, batch_size: int | None
     """The data of a run, read again."""
     node: DictConfig = run.data.copy()
     # a config that came with a run does not lift the limits
-    node.pixel_limit = min(int(node.get("pixel_limit", PIXEL_LIMIT)), PIXEL_LIMIT)
+    for key, most in (("pixel_limit", PIXEL_LIMIT), ("file_limit", FILE_LIMIT)):
+        if isinstance(node.get(key), int | float):
+            node[key] = min(node[key], most)
     node.workers = "auto"
     if root is not None:
         node.root = root

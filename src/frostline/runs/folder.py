@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from frostline.errors import ConfigError, StorageError
+from frostline.runs.locking import held, is_held
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,18 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def identity(self) -> Path:
+        """What the run was asked to be, before it started; see `frostline.runs.identity`."""
+        return self.path / "identity.json"
+
+    @property
     def provenance(self) -> Path:
         """Code, packages, hardware, data fingerprint, weights."""
         return self.path / "provenance.json"
 
     @property
     def checkpoints(self) -> Path:
-        """``best.ckpt`` and ``last.ckpt``."""
+        """The best and the latest checkpoints, with their checksums."""
         return self.path / "checkpoints"
 
     @property
@@ -68,6 +75,36 @@ class RunFolder:
         """The flat ``split/metric`` scores; empty while the run is not finished."""
         return dict(json.loads(self.metrics.read_text(encoding="utf-8"))) if self.finished else {}
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; the kernel lets go when this process dies.
+
+        Raises:
+            StorageError: another process trains in it, or the folder cannot be written.
+        """
+        with held(self._lock, what=str(self.path)):
+            yield
+
+    @property
+    def locked(self) -> bool:
+        """Whether a process trains in this folder right now."""
+        return is_held(self._lock)
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    def refuse_links_out(self) -> None:
+        """Refuse a run, of someone else perhaps, with a link to a file outside: a file written here would be that one.
+
+        Raises:
+            ConfigError: naming the first.
+        """
+        here = self.path.resolve()
+        for path in sorted(self.path.rglob("*")):
+            if path.is_symlink() and not path.is_dir() and not path.resolve().is_relative_to(here):
+                raise ConfigError(f"{path} is a link to a file outside of the run", mend="Remove it, or copy the file.")
+
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
         """The folder of a finished run.
@@ -81,6 +118,7 @@ class RunFolder:
             raise ConfigError(f"run={path} is not a run: it has no config.yaml", mend=mend)
         if not folder.finished:
             raise ConfigError(f"run={path} did not finish: it has no metrics.json", mend="Train it again.")
+        folder.refuse_links_out()
         return folder
 
 
@@ -112,8 +150,25 @@ def overrides_hash(overrides: Sequence[str]) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside the final name and rename, so that a file that is there is whole."""
+    """Write JSON such that a file that is there is whole, and outlives a crash of the machine."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the final name, sync and rename, so that a file that is there is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

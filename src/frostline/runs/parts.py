@@ -10,19 +10,21 @@ from typing import Any
 import lightning
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import nn
 from torchmetrics import Metric
 
 from frostline.backbones import Backbone, create_backbone
-from frostline.callbacks import SyncBatchNorm
-from frostline.config import build, check_targets, spec_of
+from frostline.callbacks import CheckedCheckpointIO, Checkpointing, SyncBatchNorm
+from frostline.config import build, check_targets, spec_of, trusted_targets
 from frostline.data import ImageData
 from frostline.errors import ConfigError, DataError, FrostlineError, suggestion
 from frostline.freezing import FreezeSchedule
 from frostline.metrics import makes_sense
 from frostline.runs.folder import RunFolder
+from frostline.runs.resuming import Resumed
 from frostline.specs import BackboneSpec, ClassWeights, FreezeSpec, LrSpec, SpeedSpec
 from frostline.tasks import ClassificationTask, balanced_weights
 
@@ -47,7 +49,9 @@ def build_parts(config: DictConfig) -> Parts:
     Raises:
         FrostlineError: a part cannot be built; the faults of the config are reported together.
     """
-    check_targets(config, supplied=SUPPLIED)
+    # the config of a run that goes on may be someone else's
+    allowed = trusted_targets(config.config_dirs) if config.get("resume") else None
+    check_targets(config, allowed=allowed, trust=config.get("trust", []), supplied=SUPPLIED)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data: ImageData = build(config.data, "data")
     data.load()
@@ -175,7 +179,14 @@ def enter_first_phase(schedule: FreezeSchedule, task: ClassificationTask) -> Non
     task.trainable = first.trainable
 
 
-def make_trainer(config: DictConfig, folder: RunFolder, before: Sequence[Callback], after: Callback) -> Trainer:
+def make_trainer(
+    config: DictConfig,
+    folder: RunFolder,
+    before: Sequence[Callback],
+    after: Callback,
+    *,
+    resumed: Resumed | None = None,
+) -> Trainer:
     """Lightning's Trainer with the config's callbacks and loggers.
 
     Args:
@@ -183,23 +194,68 @@ def make_trainer(config: DictConfig, folder: RunFolder, before: Sequence[Callbac
         folder: of the run.
         before: callbacks that come ahead of the config's.
         after: the one that comes last and sees what all have logged.
+        resumed: what the run goes on from.
     """
-    named = config.callbacks or {}
-    loggers: Sequence[Logger] = [build(node, f"logger.{name}") for name, node in (config.logger or {}).items() if node]
+    own = [build(node, f"callbacks.{name}") for name, node in (config.callbacks or {}).items() if node]
+    saving = [callback for callback in own if isinstance(callback, Checkpointing)]
+    others = [callback for callback in own if callback not in saving]
     trainer: Trainer = build(
         config.trainer,
         "trainer",
-        callbacks=[*before, *(build(node, f"callbacks.{name}") for name, node in named.items() if node), after],
-        logger=list(loggers) or False,
+        # saving comes first: at its safe points no other callback has begun the next step
+        callbacks=[*saving, *before, *others, after],
+        logger=make_loggers(config, resumed) or False,
         default_root_dir=str(folder.path),
-        enable_checkpointing="checkpoint" in named,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in others),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        plugins=[SyncBatchNorm()] if config.trainer.get("sync_batchnorm") else None,
+        plugins=[CheckedCheckpointIO(), *([SyncBatchNorm()] if config.trainer.get("sync_batchnorm") else [])],
         sync_batchnorm=False,
     )
+    leave_signals_alone(trainer)
     return trainer
+
+
+def make_loggers(config: DictConfig, resumed: Resumed | None) -> list[Logger]:
+    """The loggers; those of a resumed run go on in the files and tracked runs of the process before."""
+    named = {name: node for name, node in (config.logger or {}).items() if node}
+    loggers: list[Logger] = []
+    for name, node in named.items():
+        kind = str(node._target_).rpartition(".")[2]
+        loggers.append(build(node, f"logger.{name}", **(_going_on(kind, resumed) if resumed else {})))
+    return loggers
+
+
+def _going_on(kind: str, resumed: Resumed) -> dict[str, Any]:
+    known_as = resumed.trackers.get(kind)
+    if kind == "TensorBoardLogger":
+        return {"purge_step": resumed.cursor.step}
+    if kind == "MLFlowLogger":
+        return {"run_id": known_as}
+    return {"id": known_as, "resume": "allow"} if kind == "WandbLogger" else {}
+
+
+def leave_signals_alone(trainer: Trainer) -> None:
+    """Keep Lightning from putting its handlers over ours: it returns 0 on SIGTERM, with nothing saved."""
+    # private, and held by tests/runs/test_signals.py
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
+
+
+def checkpointing(trainer: Trainer) -> Checkpointing:
+    """The callback that saves the run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
+        if isinstance(callback, Checkpointing):
+            return callback
+    mend = "Keep callbacks.checkpoint, as in conf/callbacks/default.yaml."
+    raise ConfigError(
+        "callbacks has no frostline.callbacks.Checkpointing, so that no model would be selected", mend=mend
+    )
 
 
 def require_monitor(config: DictConfig, num_classes: int, splits: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ def predict(config: DictConfig) -> None:
     seconds = time.perf_counter() - started
     counts = torch.bincount(probabilities.argmax(dim=1), minlength=len(saved.labels))
     for name, count in zip(saved.labels, counts.tolist(), strict=True):
-        print(f"  {name}: {count}")
+        print(f"  {name if name.isprintable() else repr(name)}: {count}")
     print(f"{len(paths)} pictures in {seconds:.1f} s ({len(paths) / seconds:.0f} a second)")
     print(f"predictions: {output}")
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule
 from omegaconf import DictConfig
 
 from frostline.backbones import Backbone, create_backbone, save_timm_folder
-from frostline.callbacks import EpochLines, StopWhenNotFinite
+from frostline.callbacks import EpochLines, WatchNumbers
+from frostline.checkpoints import read_checkpoint
 from frostline.config import build, check_targets, spec_of
 from frostline.data import ImageData, PictureLoader
 from frostline.freezing import FreezeSchedule
 from frostline.runs.announcing import announce
+from frostline.runs.fitting import fit, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
-from frostline.runs.parts import SUPPLIED, make_schedule, make_trainer, rank_count
+from frostline.runs.parts import SUPPLIED, checkpointing, make_schedule, make_trainer, rank_count
 from frostline.runs.provenance import provenance
+from frostline.runs.resuming import find_resumed, identity
+from frostline.runs.train import load_prefixed
+from frostline.runs.worker import is_main_process
 from frostline.specs import BackboneSpec, FreezeSpec, PhaseSpec, SpeedSpec
 from frostline.tasks import PretrainingTask
 
@@ -32,23 +37,42 @@ def pretrain(config: DictConfig) -> dict[str, float]:
         FrostlineError: a part cannot be built, a picture not read, a loss is not finite, a file not written.
     """
     folder = RunFolder(Path(config.folder))
+    with folder.lock() if is_main_process() else nullcontext():
+        return _pretrain(config, folder)
+
+
+def _pretrain(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     check_targets(config, supplied=SUPPLIED)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data, backbone = make_data_and_backbone(config)
     freeze = FreezeSpec(phases={"pretrain": PhaseSpec(train="all")})
     schedule = make_schedule(config, freeze, backbone, data.batches_per_epoch(rank_count(config.trainer)))
     task = make_task(config, backbone, schedule)
-    # the epoch's loss stands in the place of a monitor
-    trainer = make_trainer(config, folder, before=[StopWhenNotFinite()], after=EpochLines("train/loss", "min"))
+    own = identity(config, data, task.autoencoder, processes=rank_count(config.trainer))
+    resumed = find_resumed(folder, own) if config.resume else None
+    over = resumed is not None and is_over(resumed, config, schedule.total_steps)
+    if resumed and over and folder.finished:
+        return say_it_is_done(folder, resumed)
+    trainer = make_trainer(
+        config,
+        folder,
+        before=[WatchNumbers(config.on_nan.action, config.on_nan.at_most)],
+        # the epoch's loss stands in the place of a monitor
+        after=EpochLines("train/loss", "min"),
+        resumed=resumed,
+    )
+    checkpointing(trainer).identity = own
     if trainer.is_global_zero:
         announce(data, backbone, schedule, config.backbone.name)
         record = {"source": backbone.report.source, "sha256": backbone.report.sha256, "loaded": backbone.report.loaded}
         fingerprint = data.fingerprint()
-        write_json(
-            folder.provenance,
-            provenance(command="pretrain", seed=config.seed, data_fingerprint=fingerprint, weights=record),
-        )
-    scores = fit(trainer, task, data)
+        fresh = provenance(command="pretrain", seed=config.seed, data_fingerprint=fingerprint, weights=record)
+        write_provenance(folder, fresh, resumed)
+    scores = fit(trainer, task, TrainingPictures(data), data, resumed, over=over)
+    if resumed and over:
+        load_prefixed(task.autoencoder, read_checkpoint(resumed.path)["state_dict"], "autoencoder.")
+    if (loss := trainer.callback_metrics.get("train/loss")) is not None:
+        scores = {"train/loss": float(loss), **scores}
     if trainer.is_global_zero:
         save(task, folder, backbone, name=config.name)
         write_json(folder.metrics, scores)
@@ -104,17 +128,3 @@ def save(task: PretrainingTask, folder: RunFolder, backbone: Backbone, *, name: 
     timm_model: Any = task.model
     timm_model.pretrained_cfg["tag"] = name
     save_timm_folder(task.model, folder.model, labels=(), preprocessing=backbone.preprocessing)
-
-
-def fit(trainer: Trainer, task: PretrainingTask, data: ImageData) -> dict[str, float]:
-    """Train to the end; the last loss, seconds, and pictures a second."""
-    started = time.perf_counter()
-    trainer.fit(task, datamodule=TrainingPictures(data))
-    seconds = time.perf_counter() - started
-    pictures = len(data.splits["train"]) * max(1, trainer.current_epoch)
-    return {
-        "train/loss": float(trainer.callback_metrics["train/loss"]),
-        "seconds": seconds,
-        "images_per_second": pictures / seconds,
-        "epochs": float(trainer.current_epoch),
-    }

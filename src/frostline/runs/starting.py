@@ -7,9 +7,7 @@ the imports; a job on several devices gets a process of its own, which Lightning
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,19 +16,22 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from frostline.config import absolute_paths, save_config
-from frostline.errors import ConfigError, DataError, FrostlineError, NumericsError, StorageError
+from frostline.errors import ConfigError, DataError, FrostlineError, Interrupted, NumericsError, StorageError
 from frostline.runs.folder import RunFolder, make_folder, overrides_hash
+from frostline.runs.identity import write_identity
+from frostline.runs.jobs import run_alone, run_forked
 
 WORKER = "frostline.runs.worker"
 
 
 def prepare(config: DictConfig, overrides: Sequence[str], *, parent: Path | None = None, label: str = "") -> RunFolder:
-    """Make the run folder and write the config into it; ``config`` gets its absolute paths and ``folder``."""
+    """Make the run folder with its config and identity; ``config`` gets its absolute paths and ``folder``."""
     absolute_paths(config)
     where = parent or Path(config.output) / str(config.name)
     folder = RunFolder(make_folder(where, label + overrides_hash(overrides)))
     config.folder = str(folder.path)
     save_config(config, folder.config)
+    write_identity(folder, config)
     return folder
 
 
@@ -51,13 +52,8 @@ def run_job(command: str, config: DictConfig, folder: RunFolder) -> int:
     """Run one job of a sweep to its end in another process; its exit code, negative for a signal."""
     devices = config.trainer.get("devices", 1)
     if devices not in (1, "1"):
-        return subprocess.run(worker_command(command, folder), check=False).returncode
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["frostline.runs.preload"])
-    process = context.Process(target=_forked, args=(command, str(folder.path)))
-    process.start()
-    process.join()
-    return process.exitcode if process.exitcode is not None else 1
+        return run_alone(worker_command(command, folder))
+    return run_forked(_work, command, str(folder.path))
 
 
 def raise_failure(code: int, folder: RunFolder) -> None:
@@ -67,11 +63,13 @@ def raise_failure(code: int, folder: RunFolder) -> None:
     problem = f"the run ended with exit code {code}"
     if folder.failure.is_file():
         problem = str(json.loads(folder.failure.read_text(encoding="utf-8"))["message"])
+    if code in (130, 143):
+        raise Interrupted(problem, code=code)
     kinds = (ConfigError, DataError, NumericsError, StorageError)
     raise next((kind for kind in kinds if kind.exit_code == code), FrostlineError)(problem)
 
 
-def _forked(command: str, folder: str) -> NoReturn:
+def _work(command: str, folder: str) -> int:
     from frostline.runs.worker import work
 
-    sys.exit(work(command, Path(folder)))
+    return work(command, Path(folder))

@@ -1,12 +1,17 @@
-"""Many runs from one command line: each job in its own folder, one failure names itself and stops no other."""
+"""Many runs from one command line: each job in its own folder, one failure names itself and stops no other.
+
+A job that an earlier sweep or run has done is not done again; one that was stopped goes on where it was.
+"""
 
 from __future__ import annotations
 
 import csv
 import functools
 import json
+import signal
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +20,58 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from frostline.config import compose_job, parse
-from frostline.errors import ConfigError
-from frostline.runs.folder import RunFolder, make_folder, overrides_hash
+from frostline.config import absolute_paths, compose_job, parse
+from frostline.errors import ConfigError, FrostlineError, StorageError
+from frostline.runs.earlier import earlier_runs, go_on_with
+from frostline.runs.folder import RunFolder, make_folder, overrides_hash, write_json
+from frostline.runs.jobs import STOPPING
 from frostline.runs.starting import prepare, run_job
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row of the table at the end of a sweep."""
+    """One row of the table at the end of a sweep.
+
+    Attributes:
+        number: from 0, in order.
+        overrides: what sets it apart.
+        folder: of its run, which an earlier sweep may have made.
+        exit_code: 0 where the run is finished; negative for a signal.
+        before: whether an earlier run had done it.
+        message: why it was not started, where it was not.
+    """
 
     number: int
     overrides: tuple[str, ...]
     folder: RunFolder
     exit_code: int
+    before: bool = False
+    message: str = ""
 
     @property
     def failure(self) -> str:
         """The first line of what went wrong, or an empty string."""
         if self.exit_code == 0:
             return ""
-        if self.folder.failure.is_file():
-            return str(json.loads(self.folder.failure.read_text(encoding="utf-8"))["message"]).splitlines()[0]
-        return f"ended by signal {-self.exit_code}" if self.exit_code < 0 else f"exit code {self.exit_code}"
+        return self.message or _recorded_failure(self.folder, self.exit_code) or _ending(self.exit_code)
+
+    @property
+    def status(self) -> str:
+        """What the table says of it."""
+        if self.exit_code:
+            return "failed: " + self.failure
+        return "done before" if self.before else "done"
+
+
+def _recorded_failure(folder: RunFolder, exit_code: int) -> str:
+    if not folder.failure.is_file():
+        return ""
+    record = json.loads(folder.failure.read_text(encoding="utf-8"))
+    return str(record["message"]).splitlines()[0] if record["exit_code"] == exit_code else ""
+
+
+def _ending(exit_code: int) -> str:
+    return f"ended by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
 
 
 def check_jobs(hydra: Hydra, command: str, overrides: Sequence[str]) -> int:
@@ -69,20 +103,36 @@ def check_jobs(hydra: Hydra, command: str, overrides: Sequence[str]) -> int:
 
 
 def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, list[Job]]:
-    """Run all jobs of a sweep through Hydra's sweeper and launcher; the sweep's folder and its jobs, in order."""
+    """Run all jobs of a sweep through Hydra's sweeper and launcher; the sweep's folder and its jobs, in order.
+
+    After a signal these are the jobs up to the one that it stopped; see ``exit_code``.
+    """
     first = hydra.compose_config(command, [], run_mode=_run_mode())
     base = _plain_overrides(hydra, overrides)
     settings = hydra.compose_config(command, base, run_mode=_run_mode())
     parent = make_folder(Path(settings.output).absolute() / str(settings.name), "sweep-" + overrides_hash(overrides))
     untested = [] if any(item.startswith("test=") for item in overrides) or "test" not in first else ["test=false"]
     own = [f"hydra.sweep.dir='{_quoted(parent)}'", "hydra.sweep.subdir=."]
-    hydra.multirun(
-        config_name=command,
-        task_function=functools.partial(_job, command, str(parent)),
-        overrides=[*overrides, *untested, *own],
-        with_log_configuration=True,
-    )
+    fingerprints: dict[str, str | None] = {}
+    with STOPPING.listening():
+        try:
+            hydra.multirun(
+                config_name=command,
+                task_function=functools.partial(_job, command, str(parent), fingerprints),
+                overrides=[*overrides, *untested, *own],
+                with_log_configuration=True,
+            )
+        except KeyboardInterrupt:
+            if not STOPPING.signum:
+                raise
+            name = signal.Signals(STOPPING.signum).name
+            print(f"{name}: the sweep is stopped. The same command goes on with what is missing.", file=sys.stderr)
     return parent, _jobs(parent)
+
+
+def exit_code(jobs: Sequence[Job]) -> int:
+    """The exit code of the sweep that was run last: 130 or 143 after a signal, 1 when a job failed, else 0."""
+    return STOPPING.exit_code or int(any(job.exit_code for job in jobs))
 
 
 def _quoted(path: Path) -> str:
@@ -100,26 +150,68 @@ def _plain_overrides(hydra: Hydra, overrides: Sequence[str]) -> list[str]:
     return [override.input_line or "" for override in parsed if not override.is_sweep_override()]
 
 
-def _job(command: str, parent: str, config: DictConfig) -> float | None:
+def _job(command: str, parent: str, fingerprints: dict[str, str | None], config: DictConfig) -> float | None:
     """One job, called by Hydra's launcher; its objective, or None when it failed."""
+    STOPPING.raise_if_stopped()
     hydra_config = HydraConfig.get()
     number = int(hydra_config.job.num)
-    overrides = [item for item in hydra_config.overrides.task if not item.startswith("test=")]
+    overrides = tuple(item for item in hydra_config.overrides.task if not item.startswith("test="))
     config = config.copy()
     OmegaConf.set_struct(config, False)
     config.pop("hydra", None)
-    folder = prepare(config, overrides, parent=Path(parent), label=f"{number:03d}-")
     print(f"job {number}: {' '.join(overrides)}", flush=True)
-    code = run_job(command, config, folder)
-    record = {"number": number, "overrides": overrides, "folder": str(folder.path), "exit_code": code}
-    (Path(parent) / f".job-{number:05d}.json").write_text(json.dumps(record), encoding="utf-8")
+    try:
+        job = _run(command, config, Job(number, overrides, RunFolder(Path(parent)), 0), fingerprints)
+    except FrostlineError as error:
+        job = Job(number, overrides, RunFolder(Path(parent)), error.exit_code, message=str(error).splitlines()[0])
+    _write_record(Path(parent), job)
+    STOPPING.raise_if_stopped()
     monitor = config.get("monitor")
-    return folder.read_metrics().get(monitor.metric) if monitor and code == 0 else None
+    return job.folder.read_metrics().get(monitor.metric) if monitor and job.exit_code == 0 else None
+
+
+def _run(command: str, config: DictConfig, job: Job, fingerprints: dict[str, str | None]) -> Job:
+    """Do what is missing of a job, whose ``folder`` is the sweep's until it has its own."""
+    absolute_paths(config)
+    earlier = [] if config.get("rerun") else earlier_runs(config, fingerprints)
+    done = next((folder for folder in earlier if folder.finished), None)
+    if done is not None:
+        print(f"done before: {done.path}", flush=True)
+        return replace(job, folder=done, before=True)
+    busy = next((folder for folder in earlier if folder.locked), None)
+    if busy is not None:
+        return replace(
+            job, folder=busy, exit_code=StorageError.exit_code, message="is being trained by another process"
+        )
+    # a signal may have ended the look at the data
+    STOPPING.raise_if_stopped()
+    folder = _resumed(config, earlier) or prepare(
+        config, job.overrides, parent=job.folder.path, label=f"{job.number:03d}-"
+    )
+    code = run_job(command, config, folder)
+    if code == 0 and not folder.finished:
+        return replace(job, folder=folder, exit_code=1, message="exit code 0, but there are no results")
+    return replace(job, folder=folder, exit_code=code)
+
+
+def _resumed(config: DictConfig, earlier: Sequence[RunFolder]) -> RunFolder | None:
+    folder = go_on_with(config, earlier)
+    if folder is not None:
+        print(f"resumed: {folder.path}", flush=True)
+    return folder
+
+
+def _write_record(parent: Path, job: Job) -> None:
+    content = {**asdict(job), "folder": str(job.folder.path)}
+    write_json(parent / f".job-{job.number:05d}.json", content)
 
 
 def _jobs(parent: Path) -> list[Job]:
     records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(parent.glob(".job-*.json"))]
-    return [Job(r["number"], tuple(r["overrides"]), RunFolder(Path(r["folder"])), int(r["exit_code"])) for r in records]
+    return [
+        Job(**{**record, "overrides": tuple(record["overrides"]), "folder": RunFolder(Path(record["folder"]))})
+        for record in records
+    ]
 
 
 def table(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
@@ -136,8 +228,8 @@ def table(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for job, setting, score in zip(jobs, settings, scores, strict=True):
         shown = [f"{score[name]:.4f}" if name in score else "" for name in names]
-        status = "failed: " + job.failure if job.exit_code else "done"
-        rows.append([str(job.number), *[setting.get(key, "") for key in varied], *shown, status, str(job.folder.path)])
+        own = [setting.get(key, "") for key in varied]
+        rows.append([str(job.number), *own, *shown, job.status, str(job.folder.path)])
     return ["job", *varied, *names, "status", "folder"], rows
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Trainer
@@ -11,16 +12,21 @@ from omegaconf import DictConfig
 from torch import nn
 
 from frostline.backbones import save_timm_folder
-from frostline.callbacks import EpochLines, FollowSchedule, StopWhenNotFinite
+from frostline.callbacks import EpochLines, FollowSchedule, WatchNumbers
+from frostline.checkpoints import read_checkpoint
 from frostline.config import spec_of
 from frostline.data import ImageData
-from frostline.errors import NumericsError, StorageError
+from frostline.errors import NumericsError
 from frostline.runs.announcing import announce, show_scores
 from frostline.runs.evaluate import write_evaluation
+from frostline.runs.fitting import fit, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.lr_finding import find_learning_rate
-from frostline.runs.parts import Parts, build_parts, make_trainer, require_monitor
+from frostline.runs.parts import Parts, build_parts, checkpointing, make_trainer, rank_count, require_monitor
+from frostline.runs.preflight import preflight
 from frostline.runs.provenance import provenance
+from frostline.runs.resuming import Resumed, find_resumed, identity
+from frostline.runs.worker import is_main_process
 from frostline.specs import MonitorSpec
 from frostline.tasks import ScoringTask
 
@@ -30,24 +36,41 @@ def train(config: DictConfig) -> dict[str, float]:
 
     Raises:
         FrostlineError: a part cannot be built, a picture not read, a loss is not finite, a file not written.
+        Interrupted: a signal came; the run is saved.
     """
     folder = RunFolder(Path(config.folder))
+    with folder.lock() if is_main_process() else nullcontext():
+        return _train(config, folder)
+
+
+def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     parts = build_parts(config)
     require_monitor(config, len(parts.data.classes), list(parts.data.splits))
+    own = identity(config, parts.data, parts.task.model, processes=rank_count(config.trainer))
+    resumed = find_resumed(folder, own) if config.resume else None
+    over = resumed is not None and is_over(resumed, config, parts.schedule.total_steps)
+    if resumed and over and folder.finished:
+        return say_it_is_done(folder, resumed)
     monitor = spec_of(config.monitor, MonitorSpec)
     trainer = make_trainer(
         config,
         folder,
-        before=[FollowSchedule(parts.schedule, folder.schedule), StopWhenNotFinite()],
+        before=[
+            FollowSchedule(parts.schedule, folder.schedule),
+            WatchNumbers(config.on_nan.action, config.on_nan.at_most),
+        ],
         after=EpochLines(monitor.metric, monitor.mode.name),
+        resumed=resumed,
     )
+    checkpointing(trainer).identity = own
+    preflight(config, parts, folder, trainer)
     if trainer.is_global_zero:
         announce(parts.data, parts.backbone, parts.schedule, config.backbone.name)
-        write_json(folder.provenance, _provenance(config, parts))
+        write_provenance(folder, _provenance(config, parts), resumed)
     scores: dict[str, float] = {}
     if config.lr_find:
-        scores["lr_find/lr"] = find_learning_rate(parts, folder, trainer.strategy.root_device)
-    scores |= fit(trainer, parts)
+        scores["lr_find/lr"] = base_learning_rate(parts, folder, trainer, resumed)
+    scores |= fit(trainer, parts.task, parts.data, parts.data, resumed, over=over)
     scores |= select(trainer, parts, folder)
     if scored_on_test(config, parts.data):
         scores |= test(trainer, parts, folder)
@@ -55,19 +78,18 @@ def train(config: DictConfig) -> dict[str, float]:
     return scores
 
 
-def _provenance(config: DictConfig, parts: Parts) -> dict[str, object]:
+def base_learning_rate(parts: Parts, folder: RunFolder, trainer: Trainer, resumed: Resumed | None) -> float:
+    """The base learning rate of a run with ``lr_find``: measured once, and kept where the run is resumed."""
+    if resumed is None:
+        return find_learning_rate(parts, folder, trainer.strategy.root_device)
+    parts.task.base_lr = resumed.base_lr
+    return resumed.base_lr
+
+
+def _provenance(config: DictConfig, parts: Parts) -> dict[str, Any]:
     report = parts.backbone.report
     weights = {"source": report.source, "sha256": report.sha256, "loaded": report.loaded}
     return provenance(command="train", seed=config.seed, data_fingerprint=parts.data.fingerprint(), weights=weights)
-
-
-def fit(trainer: Trainer, parts: Parts) -> dict[str, float]:
-    """Train to the end or to an early stop; seconds, and pictures a second."""
-    started = time.perf_counter()
-    trainer.fit(parts.task, datamodule=parts.data)
-    seconds = time.perf_counter() - started
-    pictures = len(parts.data.splits["train"]) * max(1, trainer.current_epoch)
-    return {"seconds": seconds, "images_per_second": pictures / seconds, "epochs": float(trainer.current_epoch)}
 
 
 def select(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float]:
@@ -75,10 +97,9 @@ def select(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float
 
     Raises:
         NumericsError: no epoch had a finite monitor.
-        StorageError: no checkpoint was saved.
+        StorageError: the best checkpoint cannot be read.
     """
-    best = best_checkpoint(trainer)
-    load_model(parts.task, best)
+    load_model(parts.task, best_checkpoint(trainer))
     scores = score_split(trainer, parts, "val")
     if trainer.is_global_zero:
         save_timm_folder(
@@ -90,20 +111,15 @@ def select(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float
 
 def best_checkpoint(trainer: Trainer) -> Path:
     """The checkpoint that the monitor selected."""
-    callback = trainer.checkpoint_callback
-    best = getattr(callback, "best_model_path", "")
-    if best and Path(best).is_file():
-        return Path(best)
-    if getattr(callback, "monitor", None) and trainer.current_epoch > 0 and callback is not None:
+    best = checkpointing(trainer).best_path
+    if best is None:
         raise NumericsError("no epoch had a finite monitor, so there is no best checkpoint", mend="Lower optimizer.lr.")
-    raise StorageError(
-        "no checkpoint was saved", mend="Keep callbacks.checkpoint, and check that the folder is writable."
-    )
+    return best
 
 
 def load_model(task: ScoringTask, checkpoint: Path) -> None:
     """Put the model's weights of a checkpoint into ``task``."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_checkpoint(checkpoint)["state_dict"]
     load_prefixed(task.model, state, "model.")
 
 

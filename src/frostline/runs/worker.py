@@ -5,17 +5,29 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
+from frostline import signals
 from frostline.config import load_config
-from frostline.errors import FrostlineError, StorageError
+from frostline.errors import FrostlineError, Interrupted, StorageError
+from frostline.runs import slurm
 from frostline.runs.folder import RunFolder, write_json
+from frostline.signals import STOP
+
+# how the processes that Lightning starts know who started them
+MAIN_PROCESS = "FROSTLINE_MAIN_PROCESS"
+STOPPED = (130, 143)
 
 
 def work(command: str, path: Path) -> int:
@@ -25,52 +37,162 @@ def work(command: str, path: Path) -> int:
 
 
 def execute(command: str, config: DictConfig, folder: RunFolder | None = None) -> int:
-    """Run a command on its config and turn what goes wrong into one message and an exit code."""
+    """Run a command on its config and turn what goes wrong into one message and an exit code.
+
+    A signal ends it with 143 or 130; where a run was saved before, it can go on.
+    """
+    try:
+        failure = _attempt(command, config, folder)
+        return 0 if failure is None else _report(failure, folder)
+    finally:
+        _end_data_workers()
+        os.environ.pop(MAIN_PROCESS, None)
+        STOP.restore()
+
+
+def _end_data_workers() -> None:
+    # they leave the first SIGTERM to this process, and Python, which sends one at its exit, would wait for them
+    readers = [process for process in multiprocessing.active_children() if process.daemon]
+    if not readers or threading.current_thread() is not threading.main_thread():
+        return
+    # torch's handler would raise the end of a worker as a fault
+    watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in readers:
+        process.kill()
+        process.join(timeout=5)
+    signal.signal(signal.SIGCHLD, watching)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    message: str
+    code: int
+
+
+def _attempt(command: str, config: DictConfig, folder: RunFolder | None) -> _Failure | None:
+    try:
+        try:
+            STOP.install()
+            _set_up_process(folder)
+            module = importlib.import_module(f"frostline.runs.{command}")
+            # after the import, since Lightning sets up its loggers then
+            quiet_frameworks()
+            getattr(module, command)(config)
+        finally:
+            STOP.ending()
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if config.get("debug"):
+            traceback.print_exc()
+        return _failure_of(error, debug=bool(config.get("debug")))
+    return None
+
+
+def _set_up_process(folder: RunFolder | None) -> None:
     # the processes that Lightning starts for other ranks keep the working directory off the import path as well
     os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        module = importlib.import_module(f"frostline.runs.{command}")
-        # after the import, since Lightning sets up its loggers then
-        quiet_frameworks()
-        getattr(module, command)(config)
-    except FrostlineError as error:
-        return _failed(config, folder, str(error), error.exit_code)
-    except OSError as error:
-        return _failed(config, folder, f"{type(error).__name__}: {error}", StorageError.exit_code)
-    except (KeyboardInterrupt, SystemExit):
-        # Lightning turns an interrupt into an exit
-        return _failed(config, folder, "interrupted", 130)
-    except Exception as error:
-        hint = "" if config.get("debug") else "\n  This is not a fault that Frostline knows. debug=true shows where."
-        return _failed(config, folder, f"{type(error).__name__}: {error}{hint}", 1)
-    return 0
-
-
-def _failed(config: DictConfig, folder: RunFolder | None, message: str, code: int) -> int:
-    if config.get("debug"):
-        traceback.print_exc()
-    if not is_main_process():
-        # what this rank knows, rank 0 only sees as a lost connection
-        if folder is not None and code != 1:
-            _record(folder, message, code)
-            print(f"error: {message}", file=sys.stderr, flush=True)
-        return code
-    if folder is None:
-        print(f"error: {message}", file=sys.stderr)
-        return code
-    if code == 1 and folder.failure.is_file():
-        code = int(json.loads(folder.failure.read_text(encoding="utf-8"))["exit_code"])
+    if is_main_process():
+        os.environ[MAIN_PROCESS] = str(os.getpid())
+        if folder is not None:
+            # of an earlier attempt at this run
+            folder.failure.unlink(missing_ok=True)
     else:
-        _record(folder, message, code)
-        print(f"error: {message}", file=sys.stderr)
-    print(f"failed run: {folder.path}", file=sys.stderr)
+        signals.die_with_parent(signal.SIGKILL, int(os.environ.get(MAIN_PROCESS, os.getppid())))
+    from frostline.backbones.reading import refuse_unsafe_environment
+
+    refuse_unsafe_environment()
+
+
+def _failure_of(error: BaseException, *, debug: bool) -> _Failure:
+    """What to say of an error; an interruption that it came of, or that came first, counts for more."""
+    stop = _interruption_behind(error)
+    if stop is not None:
+        then = "" if error is stop or isinstance(error, SystemExit) else f"\n  then {_described(error)}"
+        return _Failure(_described(stop) + then, stop.exit_code if isinstance(stop, Interrupted) else 130)
+    if isinstance(error, FrostlineError):
+        return _Failure(str(error), error.exit_code)
+    if isinstance(error, OSError):
+        return _Failure(_described(error), StorageError.exit_code)
+    if STOP.received:
+        # such as the loss of a process that got the signal too
+        message = f"{signals.name(STOP.received)}: stopped before the run could be saved; {_described(error)}"
+        return _Failure(message, signals.exit_code(STOP.received))
+    hint = "" if debug else "\n  This is not a fault that Frostline knows. debug=true shows where."
+    return _Failure(_described(error) + hint, 1)
+
+
+def _described(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error) if isinstance(error, FrostlineError) else f"{type(error).__name__}: {error}"
+
+
+def _interruption_behind(error: BaseException) -> Interrupted | KeyboardInterrupt | None:
+    """The interruption that ``error`` is or was raised after, as Lightning raises SystemExit after an interrupt."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        if isinstance(one, Interrupted | KeyboardInterrupt):
+            return one
+        seen.add(id(one))
+        waiting += [one.__context__, one.__cause__]
+    return None
+
+
+def _report(failure: _Failure, folder: RunFolder | None) -> int:
+    if not is_main_process():
+        return _report_of_rank(failure, folder)
+    if folder is None:
+        _print_message(failure)
+        return failure.code
+    _let_other_ranks_end()
+    # what this rank only sees as a lost connection, the rank that ended has recorded
+    code = _recorded_code(folder) if failure.code == 1 else None
+    if code is None:
+        code = failure.code
+        _record(failure, folder)
+        _print_message(failure)
+    print(f"{'stopped' if code in STOPPED else 'failed'} run: {folder.path}", file=sys.stderr, flush=True)
+    if code in STOPPED and STOP.received == signal.SIGUSR1:
+        slurm.requeue()
     return code
 
 
-def _record(folder: RunFolder, message: str, code: int) -> None:
+def _report_of_rank(failure: _Failure, folder: RunFolder | None) -> int:
+    if STOP.everywhere and failure.code in STOPPED:
+        # rank 0 says it; Lightning would kill rank 0 on seeing another code than 0 here before it is done
+        return 0
+    if folder is not None and failure.code != 1:
+        _record(failure, folder)
+        _print_message(failure)
+    return failure.code
+
+
+def _print_message(failure: _Failure) -> None:
+    start = "" if failure.code in STOPPED else "error: "
+    print(f"{start}{failure.message}", file=sys.stderr, flush=True)
+
+
+def _recorded_code(folder: RunFolder) -> int | None:
+    if not folder.failure.is_file():
+        return None
+    return int(json.loads(folder.failure.read_text(encoding="utf-8"))["exit_code"])
+
+
+def _record(failure: _Failure, folder: RunFolder) -> None:
     # where the disk is full, the message on the screen has to do
     with contextlib.suppress(OSError):
-        write_json(folder.failure, {"exit_code": code, "message": message})
+        write_json(folder.failure, {"exit_code": failure.code, "message": failure.message})
+
+
+def _let_other_ranks_end() -> None:
+    """Keep Lightning's observer from killing this process, which is ending, because another rank has ended."""
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            observer: Any = thread
+            observer._child_processes = []
 
 
 def is_main_process() -> bool:

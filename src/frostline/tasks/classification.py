@@ -15,6 +15,7 @@ from frostline.freezing import assert_modes
 from frostline.metrics import SplitScores
 from frostline.optim import parameter_groups
 from frostline.specs import FreezeSpec
+from frostline.tasks.gathering import of_all_ranks
 from frostline.tasks.randomness import stateless_seed
 from frostline.tasks.scoring import ScoringTask
 from frostline.types import Batch, DepthGroup
@@ -93,3 +94,12 @@ class ClassificationTask(ScoringTask):
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and accuracy; with mixing, against the unmixed labels."""
         self.log_dict(self.train_scores.compute(), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the epoch's scores so far, of each rank, and the base learning rate, which ``lr_find`` may have set."""
+        checkpoint["train_scores"] = of_all_ranks(self.train_scores.sums())
+        checkpoint["base_lr"] = self.base_lr
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes them up."""
+        self.train_scores.load_sums(checkpoint["train_scores"][self.global_rank])

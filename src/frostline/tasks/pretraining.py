@@ -16,6 +16,7 @@ from frostline.freezing import FreezeSchedule
 from frostline.optim import learning_rate, parameter_groups, set_learning_rates
 from frostline.tasks.corruption import Corruption
 from frostline.tasks.decoding import AutoEncoder, PooledDecoder
+from frostline.tasks.gathering import of_all_ranks
 from frostline.tasks.randomness import stateless_seed
 from frostline.types import Batch, Preprocessing
 
@@ -134,3 +135,15 @@ class PretrainingTask(LightningModule):
         self.log("train/loss", self.train_loss.compute() / self.pictures.compute(), sync_dist=True)
         self.train_loss.reset()
         self.pictures.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the epoch's loss so far, of each rank."""
+        sums = {"loss": self.train_loss.sum_value, "pictures": self.pictures.sum_value}
+        checkpoint["train_scores"] = of_all_ranks(sums)
+        checkpoint["base_lr"] = self.base_lr
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it up."""
+        sums = checkpoint["train_scores"][self.global_rank]
+        self.train_loss.update(sums["loss"])
+        self.pictures.update(sums["pictures"])

@@ -68,6 +68,16 @@ class ScoringTask(LightningModule):
         logits: Tensor = self.model(images)
         return logits
 
+    def on_validation_epoch_start(self) -> None:
+        """Gives every rank the buffers of the first, which are the ones that are saved.
+
+        Batch-norm statistics differ between ranks until the next training step, so that each would score another
+        model. Comes after the callbacks' hook of this name, in which averaged weights take their place.
+        """
+        if self.trainer.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the scores of validation."""
         self._score(self.val_scores, batch)

@@ -1,0 +1,90 @@
+"""Which checkpoints a run keeps: the best by the monitor, and the latest."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from frostline.errors import StorageError
+
+_NAME = re.compile(r"step-\d+(?:\.unvalidated)?\.ckpt")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A checkpoint that was kept.
+
+    Attributes:
+        file: its name.
+        step: optimizer steps before it.
+        score: the monitor's value of its weights; None where they were not validated.
+    """
+
+    file: str
+    step: int
+    score: float | None = None
+
+
+class Keeping:
+    """The best ``keep_best`` by score, the first of equals, and the ``keep_latest`` latest.
+
+    Args:
+        keep_best: how many of the best.
+        keep_latest: how many of the latest.
+        larger_is_better: the direction of the score.
+    """
+
+    def __init__(self, *, keep_best: int, keep_latest: int, larger_is_better: bool) -> None:
+        self._keep_best = keep_best
+        self._keep_latest = keep_latest
+        self._sign = -1.0 if larger_is_better else 1.0
+        self.records: list[Record] = []
+
+    @property
+    def ranked(self) -> list[Record]:
+        """The best, best first."""
+        scored = [record for record in self.records if _is_finite(record.score)]
+        return sorted(scored, key=lambda record: (self._sign * (record.score or 0.0), record.step))[: self._keep_best]
+
+    @property
+    def best(self) -> Record | None:
+        """The best of all, if any has a finite score."""
+        return next(iter(self.ranked), None)
+
+    def wants(self, score: float | None) -> bool:
+        """Whether weights of this score would be among the best."""
+        if not _is_finite(score) or self._keep_best == 0:
+            return False
+        ranked = self.ranked
+        worst = ranked[-1].score if ranked else None
+        return len(ranked) < self._keep_best or self._sign * (score or 0.0) < self._sign * (worst or 0.0)
+
+    def add(self, record: Record) -> list[str]:
+        """Keep ``record``; the names of the files that may go once it is safely written."""
+        self.records = [*(kept for kept in self.records if kept.file != record.file), record]
+        kept = {one.file for one in [*self.ranked, *self.records[-self._keep_latest :]]}
+        gone = [one.file for one in self.records if one.file not in kept]
+        self.records = [one for one in self.records if one.file in kept]
+        return gone
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {"records": [asdict(record) for record in self.records]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what ``state_dict`` gave.
+
+        Raises:
+            StorageError: it names what is no checkpoint of this folder; what it names is deleted one day.
+        """
+        records = [Record(**record) for record in state["records"]]
+        foreign = [record.file for record in records if not _NAME.fullmatch(str(record.file))]
+        if foreign:
+            raise StorageError(f"The checkpoint names {foreign[0]!r:.100}, which is no checkpoint of its folder.")
+        self.records = records
+
+
+def _is_finite(score: float | None) -> bool:
+    return score is not None and math.isfinite(score)
