@@ -31,6 +31,7 @@ EXAMPLES = {
         "frostline train data=folder data.root=pictures backbone=timm backbone.name=resnet50 freeze=linear_probe",
         "frostline train -m freeze=linear_probe,full optimizer.lr=1e-3,1e-4 seed=0,1",
         "frostline train trainer.max_epochs=1 trainer.limit_train_batches=2",
+        "frostline train run=outputs/train/RUN resume=true",
     ],
     "inspect": ["frostline inspect freeze=last_n data=folder data.root=pictures"],
     "evaluate": ["frostline evaluate run=outputs/train/RUN split=val"],
