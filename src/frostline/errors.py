@@ -7,6 +7,8 @@ and the network. Anything else that escapes a command exits with 1 and is a bug.
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 # names of files, classes and tensors come from strangers; a terminal obeys these characters
@@ -107,3 +109,13 @@ def suggestion(name: str, options: Iterable[str], *, known_as: str = "known") ->
     if close:
         return "Did you mean " + " or ".join(f"'{option}'" for option in close) + "?"
     return f"{known_as.capitalize()}: {', '.join(listed)}." if listed else f"There are none {known_as}."
+
+
+def override_for(key: str, value: object) -> str:
+    """``KEY=VALUE`` as it is typed: a value that Hydra or a shell would read otherwise is quoted for both."""
+    text = str(value)
+    if re.fullmatch(r"[\w./:@%+-]*", text, flags=re.ASCII):
+        return f"{key}={text}"
+    # Hydra takes a backslash as one unless it stands before a quote
+    inner = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), text)
+    return shlex.quote(f'{key}="{inner}"')

@@ -188,3 +188,16 @@ def rewrite_normalization(folder: Path) -> None:
     content = json.loads((folder / "config.json").read_text())
     content["pretrained_cfg"].update(mean=[0.5] * 3, std=[0.25] * 3)
     (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_vit", "test_convnext"])
+def test_a_new_head_on_loaded_weights_starts_at_chance(name: str, tmp_path: Path) -> None:
+    saved = create_backbone(BackboneSpec(name, weights="none"), num_classes=10)
+    file = tmp_path / "weights.pth"
+    torch.save(saved.model.state_dict(), file)
+    fresh = create_backbone(BackboneSpec(name, weights=str(file)), num_classes=6)
+    images = torch.randn(4, *fresh.preprocessing.size)
+    assert torch.equal(fresh.model.eval()(images), torch.zeros(4, 6))
+    # where nothing was loaded, the model's own initialization stays
+    own = create_backbone(BackboneSpec(name, weights="none"), num_classes=6)
+    assert bool(own.model.get_classifier().weight.any())

@@ -58,6 +58,31 @@ def test_stopped_after_every_step_it_ends_bitwise_the_same(
     assert_same_run(straight, folder)
 
 
+def test_a_schedule_of_phases_goes_on_around_its_transition(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    phases = ["freeze=lp_ft", "freeze.phases.probe.until={epochs: 1}", "trainer.max_epochs=3"]
+    whole = begin(tiny, pictures, tmp_path / "whole", *phases)
+    assert work("train", whole.path) == 0
+    # before the transition, between the last step of the first phase and the first of the second, and after it
+    stops = [f"on_train_batch_end:{step}" for step in (STEPS - 1, STEPS, STEPS + 1)] + [f"on_validation_end:{STEPS}"]
+    folder = begin(tiny, pictures, tmp_path, *phases, stopped_at(tmp_path / "marks", stops))
+    assert to_the_end(folder) == len(stops)
+    assert_same_run(whole, folder)
+    assert [row["phase"] for row in rows(folder.schedule)] == ["probe", "full"]
+
+
+def test_tensorboard_shows_no_step_twice(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stop = stopped_at(tmp_path / "marks", ["on_train_batch_end:3", "on_validation_end:8"])
+    folder = begin(tiny, pictures, tmp_path, stop, "logger=default")
+    assert to_the_end(folder) == 2
+    # the newest checkpoint is lost, so that steps come again
+    events = EventAccumulator(str(folder.path / "tensorboard"))
+    events.Reload()
+    steps = [event.step for event in events.Scalars("lr")]
+    assert steps == list(range(4 * STEPS))
+
+
 def test_the_public_command_goes_on_in_a_new_process(
     straight: RunFolder, tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:

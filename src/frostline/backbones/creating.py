@@ -9,7 +9,7 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from frostline.backbones.building import build
+from frostline.backbones.building import build, classifier_tensors
 from frostline.backbones.depth import depth_groups
 from frostline.backbones.loading import LoadReport, fresh_report, load_weights
 from frostline.backbones.reading import refuse_unsafe_environment
@@ -39,8 +39,8 @@ class Backbone:
 def create_backbone(spec: BackboneSpec, *, num_classes: int, size: int | None = None) -> Backbone:
     """Build a timm model, load its weights and give it a new head.
 
-    The head is new unless the weights come from a run with as many classes. The weights of fresh tensors follow
-    torch's global generator.
+    The head is new unless the weights come from a run with as many classes; see ``start_head_at_zero``. The weights of
+    other fresh tensors follow torch's global generator.
 
     Args:
         spec: the name, the weights and the constructor arguments.
@@ -66,8 +66,28 @@ def create_backbone(spec: BackboneSpec, *, num_classes: int, size: int | None = 
         report = fresh_report(built.model)
     else:
         report = load_weights(built, source.weights, label=source.label, keeps_head=source.keeps_head)
+        start_head_at_zero(built.model, report)
     preprocessing = resolve_preprocessing(built.model, size=size or spec.kwargs.get("img_size"))
     return Backbone(built.model, preprocessing, depth_groups(built.model), report)
+
+
+def start_head_at_zero(model: nn.Module, report: LoadReport) -> None:
+    """Make the logits of a new head on a loaded body 0, so that the loss starts at log K.
+
+    As in BiT (Kolesnikov et al. 2020, arXiv:1912.11370). timm scales the head of an efficientnet or a mobilenet by its
+    number of classes: with six of them, the logits start at a standard deviation of 8 and the loss at 14, and what
+    flows back from there does the body harm before the head has learned anything.
+
+    Args:
+        model: a timm model; linear layers and 1x1 convolutions of its classifier are changed, in place.
+        report: of loading its body.
+    """
+    new = classifier_tensors(model) & set(report.missing)
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and f"{path}.weight" in new:
+            nn.init.zeros_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def resolve_preprocessing(model: nn.Module, *, size: int | Sequence[int] | None = None) -> Preprocessing:

@@ -15,7 +15,7 @@ from frostline import signals
 from frostline.callbacks.loop_state import Cursor, loops_at
 from frostline.checkpoints import Keeping, Record, remove_checkpoint
 from frostline.checkpoints.files import checkpoint_name
-from frostline.errors import ConfigError, Interrupted
+from frostline.errors import ConfigError, Interrupted, override_for
 from frostline.loggers import MetricsFile
 
 # a clock that all ranks agree on costs a broadcast: it is not asked at every step
@@ -159,9 +159,10 @@ class Checkpointing(Callback):
 
     def _interrupted(self, signum: int) -> Interrupted:
         saved = f"saved after {self.cursor.step} steps" if self.cursor else "nothing was saved yet"
+        order = f"Go on: frostline {self.command} {override_for('run', self.folder.parent)} resume=true"
         return Interrupted(
             f"{signals.name(signum)}: stopped; {saved}.",
-            mend=f"Go on: frostline {self.command} run='{self.folder.parent}' resume=true" if self.cursor else None,
+            mend=order if self.cursor else None,
             code=signals.exit_code(signum),
         )
 
