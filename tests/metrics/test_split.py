@@ -32,3 +32,17 @@ def test_two_splits_share_no_state() -> None:
 def test_a_top_k_over_k_classes_says_nothing() -> None:
     assert makes_sense(5, 6)
     assert not makes_sense(5, 5)
+
+
+def test_a_first_batch_that_is_all_right_does_not_make_two_metrics_one() -> None:
+    metrics = {
+        "accuracy": MulticlassAccuracy(3, average="micro"),
+        "top2_accuracy": MulticlassAccuracy(3, average="micro", top_k=2),
+    }
+    scores = SplitScores(metrics, "val")
+    scores.update(torch.eye(3), torch.tensor([0, 1, 2]), torch.tensor(0.0))
+    second = torch.tensor([[0.6, 0.3, 0.1]])
+    scores.update(second, torch.tensor([1]), torch.tensor(0.0))
+    found = scores.compute()
+    assert float(found["val/accuracy"]) == 0.75
+    assert float(found["val/top2_accuracy"]) == 1.0

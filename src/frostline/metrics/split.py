@@ -24,7 +24,9 @@ class SplitScores(nn.Module):
     def __init__(self, metrics: Mapping[str, Metric], split: str) -> None:
         super().__init__()
         self.split = split
-        self.metrics = MetricCollection({name: metric.clone() for name, metric in metrics.items()})
+        # torchmetrics shares one state between metrics whose states are equal after the first batch, so that a top-5
+        # accuracy became the top-1 accuracy where the first batch was all right
+        self.metrics = MetricCollection({name: metric.clone() for name, metric in metrics.items()}, compute_groups=False)
         # sums, since torchmetrics 1.9 forgets the weights of a mean whose check for NaN is off
         self.loss = SumMetric(nan_strategy="disable")
         self.count = SumMetric(nan_strategy="disable")
