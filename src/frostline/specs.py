@@ -248,7 +248,7 @@ class PretrainSpec:
     """A pre-training without labels. The fields typed ``Any`` are open nodes.
 
     Attributes:
-        run, resume, trust, config_dirs, on_nan: as in ``TrainSpec``.
+        run, resume, rerun, trust, config_dirs, on_nan: as in ``TrainSpec``.
         pretraining: the task: how pictures are spoilt, and what they are restored from.
     """
 
@@ -259,6 +259,7 @@ class PretrainSpec:
     folder: str | None = None
     run: str | None = None
     resume: bool = False
+    rerun: bool = False
     trust: list[str] = field(default_factory=list)
     config_dirs: list[str] = field(default_factory=list)
     on_nan: OnNanSpec = field(default_factory=OnNanSpec)

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from frostline.checkpoints import checkpoints_in, newest_loadable, read_checkpoint, remove_checkpoint, write_checkpoint
+from frostline.checkpoints import (
+    checkpoints_in,
+    newest_loadable,
+    read_checkpoint,
+    remove_checkpoint,
+    remove_leftovers,
+    write_checkpoint,
+)
 from frostline.checkpoints.files import checkpoint_name
 from frostline.errors import StorageError
 
@@ -110,3 +117,16 @@ def test_removing_twice_is_no_fault(tmp_path: Path) -> None:
     remove_checkpoint(path)
     remove_checkpoint(path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_kills_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write_checkpoint(CONTENT, tmp_path / checkpoint_name(step))
+    (tmp_path / f".{checkpoint_name(4)}.part").touch()
+    (tmp_path / f"{checkpoint_name(5)}.sha256").touch()
+    (tmp_path / "notes.txt").touch()
+    remove_leftovers(tmp_path, {checkpoint_name(1), checkpoint_name(3)})
+    kept = [checkpoint_name(1), checkpoint_name(3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*kept, *(f"{name}.sha256" for name in kept), "notes.txt"]
+    )

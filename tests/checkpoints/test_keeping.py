@@ -22,7 +22,13 @@ def kept_after(scores: list[float | None], *, best: int = 1, latest: int = 2, la
 def test_the_best_and_the_two_latest_are_kept() -> None:
     assert kept_after([0.5, 0.9, 0.6, 0.7, 0.8]) == [1, 3, 4]
     assert kept_after([0.5, 0.9, 0.6, 0.7, 0.8], larger=False) == [0, 3, 4]
-    assert kept_after([0.5, 0.9, 0.6, 0.7, 0.8], best=2, latest=1) == [1, 4]
+    assert kept_after([0.5, 0.9, 0.6, 0.7, 0.8, 0.1], best=2, latest=1) == [1, 4, 5]
+
+
+def test_the_best_so_far_stays_until_a_later_one_than_its_successor_is_written() -> None:
+    """A damaged successor leaves a run to go on from before it, with its best still there."""
+    assert kept_after([0.5, 0.1, 0.1, 0.9]) == [0, 2, 3]
+    assert kept_after([0.5, 0.1, 0.1, 0.9, 0.2]) == [3, 4]
 
 
 def test_the_first_of_equals_is_the_best() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from going_on import EVERYTHING, assert_equal, assert_same_run, begin, command, rows, state, stopped_at, to_the_end
 
-from frostline.config import compose
-from frostline.errors import ConfigError
+from frostline.config import compose, load_config
+from frostline.errors import ConfigError, StorageError
 from frostline.runs.folder import RunFolder
 from frostline.runs.resuming import prepare_resume
 from frostline.runs.starting import prepare
@@ -94,10 +94,13 @@ def test_the_public_command_goes_on_in_a_new_process(
     assert "resume=true" in done.stderr
     (run,) = (tmp_path / "outputs" / "train").iterdir()
     assert not (run / "metrics.json").exists()
-    done = command("train", f"run={run}", "resume=true", "trust=[stopping]", cwd=tmp_path)
+    shutil.copytree(pictures, tmp_path / "moved, pictures")
+    moved = 'data.root="moved, pictures"'
+    done = command("train", f"run={run}", "resume=true", "trust=[stopping]", moved, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "resumed   after 6 steps (1 epochs and 4 batches)" in done.stdout
     assert_same_run(straight, RunFolder(run))
+    assert load_config(run / "config.yaml").data.root == str(tmp_path / "moved, pictures")
     assert len(json.loads((run / "provenance.json").read_text())["resumed"]) == 1
 
 
@@ -201,13 +204,102 @@ def test_a_run_that_was_moved_with_its_pictures_goes_on_where_it_is(
     assert not half_done.finished
 
 
-def test_a_run_that_another_process_trains_is_left_alone(
-    half_done: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_run_that_another_process_trains_is_left_alone(half_done: RunFolder) -> None:
+    before = half_done.config.read_bytes()
+    with half_done.lock(), pytest.raises(StorageError, match="is being trained by another process"):
+        prepare_resume(half_done.path, ["trainer.max_epochs=9"], trust=["stopping"])
+    assert half_done.config.read_bytes() == before
+
+
+def test_a_resumption_that_fails_before_it_begins_leaves_the_config_as_it_was(
+    half_done: RunFolder, tmp_path: Path
 ) -> None:
-    with half_done.lock():
-        prepare_resume(half_done.path, trust=["stopping"])
-        assert work("train", half_done.path) == 5
-    assert "is being trained by" in capfd.readouterr().err
+    before = half_done.config.read_bytes()
+    nowhere = prepare_resume(half_done.path, [f'data.root="{tmp_path}/nowhere"'], trust=["stopping"])
+    assert work("train", nowhere.path) == 3
+    assert half_done.config.read_bytes() == before
+
+
+def test_stopped_while_the_test_split_is_scored_nothing_is_trained_and_no_row_comes_twice(
+    straight: RunFolder, tiny: list[str], pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = begin(tiny, pictures, tmp_path, stopped_at(tmp_path / "marks", ["on_test_batch_end:16"]))
+    assert work("train", folder.path) == 143
+    assert "Go on: frostline train run=" in capfd.readouterr().err
+    assert work("train", prepare_resume(folder.path, trust=["stopping"]).path) == 0
+    assert "nothing left to train" in capfd.readouterr().out
+    assert_same_run(straight, folder)
+    # killed between the last row and metrics.json
+    folder.metrics.unlink()
+    assert work("train", prepare_resume(folder.path, trust=["stopping"]).path) == 0
+    assert_same_run(straight, folder)
+
+
+def test_a_run_that_a_threshold_ended_stays_ended(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    own = ["+callbacks.early_stopping.stopping_threshold=0.01"]
+    folder = begin(tiny, pictures, tmp_path, *own, stopped_at(tmp_path / "marks", [f"on_test_batch_end:{STEPS}"]))
+    assert work("train", folder.path) == 143
+    assert work("train", prepare_resume(folder.path, trust=["stopping"]).path) == 0
+    assert folder.read_metrics()["epochs"] == 1
+
+
+def test_a_length_in_steps_is_the_same_run_and_can_be_made_longer(
+    tiny: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    own = ["lr=constant", "lr.warmup.fraction=null", "trainer.max_epochs=-1"]
+    longer = begin(tiny, pictures, tmp_path / "longer", *own, "trainer.max_steps=12")
+    assert work("train", longer.path) == 0
+    folder = begin(tiny, pictures, tmp_path, *own, "trainer.max_steps=6")
+    assert work("train", folder.path) == 0
+    assert state(folder)["frostline"]["cursor"]["batch"] == 4
+    assert work("train", prepare_resume(folder.path, ["trainer.max_steps=12"]).path) == 0
+    one, other = state(longer), state(folder)
+    assert_equal(one["current_model_state"], other["current_model_state"])
+    assert_equal(one["optimizer_states"], other["optimizer_states"])
+
+
+def test_a_signal_in_the_validation_after_the_last_step_loses_nothing(
+    tiny: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    own = [f"trainer.max_steps={STEPS}", "trainer.max_epochs=-1"]
+    whole = begin(tiny, pictures, tmp_path / "whole", *own)
+    assert work("train", whole.path) == 0
+    folder = begin(tiny, pictures, tmp_path, *own, stopped_at(tmp_path / "m", [f"on_validation_batch_end:{STEPS}"]))
+    assert to_the_end(folder) == 1
+    assert_same_run(whole, folder)
+
+
+def test_pictures_that_were_left_out_before_a_stop_are_still_listed(
+    tiny: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(pictures, spoilt)
+    (spoilt / "train" / "red=1" / "3.jpg").write_bytes(b"no picture")
+    own = ["data.on_error=skip", "trainer.max_epochs=1"]
+    whole = begin(tiny, spoilt, tmp_path / "whole", *own)
+    assert work("train", whole.path) == 0
+    folder = begin(tiny, spoilt, tmp_path, *own, stopped_at(tmp_path / "marks", ["on_train_batch_end:4"]))
+    assert to_the_end(folder) == 1
+    assert_same_run(whole, folder)
+    assert folder.read_metrics()["skipped_pictures"] == 1
+    listed = rows(folder.path / "skipped.csv")
+    assert [Path(row["picture"]).name for row in listed] == ["3.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("+trainer.val_check_interval=0.5", "a run is validated between epochs"),
+        ("trainer.max_steps=2", "nothing is validated"),
+        ("trainer.check_val_every_n_epoch=9", "nothing is validated"),
+    ],
+)
+def test_a_run_that_could_not_be_gone_on_with_or_selected_is_refused(
+    override: str, part: str, tiny: list[str], pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = begin(tiny, pictures, tmp_path, override)
+    assert work("train", folder.path) == 2
+    assert part in capfd.readouterr().err
 
 
 def test_a_checkpoint_holds_plain_types_alone(half_done: RunFolder) -> None:

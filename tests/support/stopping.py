@@ -37,6 +37,9 @@ class SignalAt(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._at("on_validation_batch_end", trainer)
 
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._at("on_test_batch_end", trainer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._at("on_validation_end", trainer)
 

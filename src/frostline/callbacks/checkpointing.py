@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
@@ -41,6 +42,7 @@ class Checkpointing(Callback):
     Attributes:
         identity: what the run is, as plain types; saved with it and compared when it is resumed.
         elapsed: seconds of training before this process.
+        max_steps: the run's last step, where only the validation after it is still to be done; see ``fitting.fit``.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Checkpointing(Callback):
         self.identity: dict[str, Any] = {}
         self.elapsed = 0.0
         self.cursor: Cursor | None = None
+        self.max_steps: int | None = None
         self._score: float | None = None
         self._started = self._saved_at = time.monotonic()
 
@@ -106,6 +109,8 @@ class Checkpointing(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The safe point between the last batch and its validation."""
+        if self.max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self.max_steps = self.max_steps, None
         self._safe_point_before_validation(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -127,7 +132,11 @@ class Checkpointing(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the end, from which more epochs can go on."""
-        cursor = Cursor(trainer.current_epoch, 0, trainer.global_step, stopped=bool(trainer.should_stop))
+        epoch, batch = trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        cursor = Cursor(epoch, 0, trainer.global_step, stopped=bool(trainer.should_stop))
+        if 0 < batch < trainer.num_training_batches:
+            # trainer.max_steps ended the run inside an epoch, which Lightning counts as complete
+            cursor = replace(cursor, epoch=epoch - 1, batch=batch)
         self._save(trainer, cursor, self._taken_score())
         if signum := signals.STOP.agreed():
             raise self._interrupted(signum)
@@ -148,9 +157,6 @@ class Checkpointing(Callback):
 
     def _safe_point(self, trainer: Trainer, cursor: Cursor, *, due: bool) -> None:
         signum = signals.STOP.agreed()
-        if signum and cursor.validated is False and trainer.fit_loop.max_steps == cursor.step:
-            # Lightning would not go back to this validation: it is done again from the checkpoint before
-            raise self._interrupted(signum)
         score = self._taken_score() if cursor.validated else None
         if signum or due or self.keeping.wants(score):
             self._save(trainer, cursor, score)
@@ -167,7 +173,7 @@ class Checkpointing(Callback):
         )
 
     def _save(self, trainer: Trainer, cursor: Cursor, score: float | None) -> None:
-        if cursor == self.cursor:
+        if self.cursor is not None and cursor == replace(self.cursor, stopped=cursor.stopped):
             return
         for logger in trainer.loggers:
             logger.save()
@@ -189,6 +195,8 @@ class Checkpointing(Callback):
             "identity": self.identity,
             "seconds": self.seconds,
             "rows": {"metrics.csv": _rows(trainer)},
+            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+            "skipped": _skipped(trainer),
             "trackers": {type(logger).__name__: str(logger.version) for logger in trainer.loggers},
         }
         checkpoint["loops"]["fit_loop"] = loops_at(self.cursor, checkpoint["loops"]["fit_loop"])
@@ -197,6 +205,7 @@ class Checkpointing(Callback):
         """Takes up the cursor and the time."""
         saved = checkpoint["frostline"]
         self.cursor, self.elapsed = Cursor(**saved["cursor"]), float(saved["seconds"])
+        getattr(trainer, "datamodule").skipped.update(saved["skipped"])  # noqa: B009  # Lightning sets it in a connector
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
             if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint["callbacks"]:
                 # a setting, which Lightning would take from the checkpoint, and not from the config
@@ -215,6 +224,18 @@ class Checkpointing(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up what was kept."""
         self.keeping.load_state_dict(state_dict)
+        # a person may have removed one
+        self.keeping.records = [kept for kept in self.keeping.records if (self.folder / kept.file).is_file()]
+
+
+def _skipped(trainer: Trainer) -> dict[str, str]:
+    """The pictures that any rank has left out; all ranks call it."""
+    own: dict[str, str] = getattr(trainer, "datamodule").skipped  # noqa: B009  # Lightning sets it in a connector
+    everywhere = [own]
+    if trainer.world_size > 1:
+        everywhere = [{}] * trainer.world_size
+        torch.distributed.all_gather_object(everywhere, own)
+    return {name: reason for part in everywhere for name, reason in part.items()}
 
 
 def _rows(trainer: Trainer) -> int:

@@ -5,6 +5,7 @@ from frostline.checkpoints.files import (
     newest_loadable,
     read_checkpoint,
     remove_checkpoint,
+    remove_leftovers,
     write_checkpoint,
 )
 from frostline.checkpoints.keeping import Keeping, Record
@@ -16,5 +17,6 @@ __all__ = [
     "newest_loadable",
     "read_checkpoint",
     "remove_checkpoint",
+    "remove_leftovers",
     "write_checkpoint",
 ]

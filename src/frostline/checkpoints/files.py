@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,12 +63,12 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
         os.replace(part, path)
         _sync_folder(path.parent)
     except OSError as error:
-        for leftover in (part, sum_file(path)):
+        for leftover in (part, *(() if path.exists() else (sum_file(path),))):
             with contextlib.suppress(OSError):
                 leftover.unlink(missing_ok=True)
         raise StorageError(
             f"The checkpoint {path} cannot be written: {error.strerror or error}.",
-            mend="Make room or mend the folder, then go on: frostline train run=FOLDER resume=true",
+            mend="Make room or mend the folder, then go on: run=FOLDER resume=true",
         ) from error
 
 
@@ -187,3 +187,20 @@ def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint and then its checksum; nothing where it is gone already."""
     path.unlink(missing_ok=True)
     sum_file(path).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, keep: Container[str]) -> None:
+    """Remove what kills left behind: half-written files, sums without a checkpoint, and checkpoints out of use.
+
+    Args:
+        folder: of the checkpoints.
+        keep: names of the checkpoints that stay.
+    """
+    for part in folder.glob(f".*{PART_SUFFIX}"):
+        part.unlink(missing_ok=True)
+    for path in checkpoints_in(folder):
+        if path.name not in keep:
+            remove_checkpoint(path)
+    for digest in folder.glob(f"*{SUFFIX}{SUM_SUFFIX}"):
+        if not digest.with_name(digest.name.removesuffix(SUM_SUFFIX)).exists():
+            digest.unlink(missing_ok=True)

@@ -45,7 +45,10 @@ class Keeping:
     @property
     def ranked(self) -> list[Record]:
         """The best, best first."""
-        scored = [record for record in self.records if _is_finite(record.score)]
+        return self._ranked(self.records)
+
+    def _ranked(self, records: list[Record]) -> list[Record]:
+        scored = [record for record in records if _is_finite(record.score)]
         return sorted(scored, key=lambda record: (self._sign * (record.score or 0.0), record.step))[: self._keep_best]
 
     @property
@@ -63,8 +66,11 @@ class Keeping:
 
     def add(self, record: Record) -> list[str]:
         """Keep ``record``; the names of the files that may go once it is safely written."""
-        self.records = [*(kept for kept in self.records if kept.file != record.file), record]
-        kept = {one.file for one in [*self.ranked, *self.records[-self._keep_latest :]]}
+        before = [kept for kept in self.records if kept.file != record.file]
+        self.records = [*before, record]
+        # the best so far stay until a later one than their successor is written: if that one turns out to be damaged,
+        # the run goes on from before it, and they are the best again
+        kept = {one.file for one in [*self._ranked(before), *self.ranked, *self.records[-self._keep_latest :]]}
         gone = [one.file for one in self.records if one.file not in kept]
         self.records = [one for one in self.records if one.file in kept]
         return gone

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.cli.completion import complete
 from frostline.cli.help import command_help, overview
 from frostline.config import COMMANDS, absolute_paths, compose_job, hydra_session
-from frostline.errors import ConfigError, FrostlineError, suggestion
+from frostline.errors import ConfigError, FrostlineError, StorageError, suggestion
 
 if TYPE_CHECKING:
     from frostline.runs.folder import RunFolder
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 STARTS_A_RUN = ("train", "pretrain")
+# the overrides that a resumed run does not find in its own config
+OF_THE_COMMAND = ("run", "resume", "trust")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(StorageError.exit_code)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -80,10 +85,19 @@ def _dispatch(arguments: list[str]) -> int:
             return 0
         if options.multirun:
             return _sweep(hydra, command, options.overrides)
-        config = compose_job(hydra, command, options.overrides)
+        # a resumed run has its own config, to which the other overrides belong
+        asks = [item for item in options.overrides if is_of_the_command(item)] if command in STARTS_A_RUN else []
+        config = compose_job(hydra, command, asks) if asks else None
+        if config is None or not config.resume:
+            config = compose_job(hydra, command, options.overrides)
     if "config_dirs" in config:
         config.config_dirs = [str(Path(folder).absolute()) for folder in options.config_dir]
     return _start(command, config, options.overrides)
+
+
+def is_of_the_command(override: str) -> bool:
+    """Whether an override says what to go on with, and not what the run is."""
+    return override.split("=", 1)[0].lstrip("+~") in OF_THE_COMMAND
 
 
 def _start(command: str, config: DictConfig, overrides: Sequence[str]) -> int:
@@ -105,14 +119,13 @@ def _run_folder(command: str, config: DictConfig, overrides: Sequence[str]) -> R
     from frostline.runs.starting import prepare
 
     earlier = _earlier_run(command, config)
-    experiment = Path(config.output).absolute() / str(config.name)
     trusted = {"command": command, "config_dirs": config.config_dirs, "trust": config.trust}
-    restarted = slurm.restarted_run(experiment, overrides) if earlier is None else None
+    if earlier is not None:
+        return prepare_resume(earlier, overrides, **trusted)
+    restarted = slurm.restarted_run(Path(config.output).absolute() / str(config.name), overrides)
     if restarted and is_started(RunFolder(restarted)):
         print(f"requeued: going on with {restarted}", flush=True)
         return prepare_resume(restarted, **trusted)
-    if earlier is not None:
-        return prepare_resume(earlier, overrides, **trusted)
     folder = prepare(config, overrides)
     slurm.remember(folder, overrides)
     return folder
@@ -149,6 +162,9 @@ def _show(hydra: Hydra, command: str, options: argparse.Namespace) -> None:
 def _sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> int:
     if command not in STARTS_A_RUN:
         raise ConfigError(f"-m is for {' and '.join(STARTS_A_RUN)}, not for {command}")
+    if any(item.split("=", 1)[0] in ("run", "resume") for item in overrides):
+        mend = "Repeat the sweep's own command: it goes on with what is missing."
+        raise ConfigError("run= and resume= go on with a single run, without -m", mend=mend)
     from frostline.runs import sweep
     from frostline.runs.tables import print_table
 

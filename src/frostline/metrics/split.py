@@ -26,7 +26,8 @@ class SplitScores(nn.Module):
         self.split = split
         # torchmetrics shares one state between metrics whose states are equal after the first batch, so that a top-5
         # accuracy became the top-1 accuracy where the first batch was all right
-        self.metrics = MetricCollection({name: metric.clone() for name, metric in metrics.items()}, compute_groups=False)
+        own: dict[str, Metric | MetricCollection] = {name: metric.clone() for name, metric in metrics.items()}
+        self.metrics = MetricCollection(own, compute_groups=False)
         # sums, since torchmetrics 1.9 forgets the weights of a mean whose check for NaN is off
         self.loss = SumMetric(nan_strategy="disable")
         self.count = SumMetric(nan_strategy="disable")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,37 @@ from omegaconf import DictConfig
 
 from frostline import signals
 from frostline.callbacks import WatchNumbers
-from frostline.checkpoints import checkpoints_in, remove_checkpoint
+from frostline.checkpoints import remove_leftovers
 from frostline.data import ImageData
+from frostline.errors import Interrupted, override_for
 from frostline.loggers import MetricsFile
-from frostline.runs.folder import RunFolder, write_json
+from frostline.runs.folder import RunFolder, write_json, write_text
 from frostline.runs.parts import checkpointing
-from frostline.runs.resuming import Resumed
+from frostline.runs.resuming import Resumed, is_started, put_config_back, settle_config
 from frostline.runs.worker import is_main_process
+
+
+@contextmanager
+def held(folder: RunFolder, command: str) -> Iterator[None]:
+    """Hold a run's folder: no other process trains in it, and until ``fit`` begins a resumed run keeps its old config.
+
+    Raises:
+        StorageError: another process holds it.
+        Interrupted: a signal ended the block; says how to go on, where that is possible.
+    """
+    if not is_main_process():
+        yield
+        return
+    with folder.lock():
+        try:
+            yield
+        except Interrupted as error:
+            if error.mend is not None or not is_started(folder):
+                raise
+            order = f"Go on: frostline {command} {override_for('run', folder.path)} resume=true"
+            raise Interrupted(error.problem, mend=order, code=error.exit_code) from error
+        finally:
+            put_config_back(folder)
 
 
 def fit(
@@ -47,12 +73,15 @@ def fit(
         Seconds, epochs and pictures a second, those of earlier processes included, and what was skipped.
     """
     saving = checkpointing(trainer)
+    if trainer.is_global_zero:
+        settle_config(RunFolder(Path(trainer.default_root_dir)))
     if resumed:
         _announce(trainer, resumed, over=over)
+    _take_back(trainer, resumed)
     if resumed and over:
-        saving.take_up(resumed.cursor, resumed.state_of("Checkpointing"), resumed.seconds)
+        _take_up(trainer, data, resumed)
     else:
-        _take_back(trainer, resumed)
+        _let_validate(trainer, resumed)
         with signals.STOP.deferred():
             path = str(resumed.path) if resumed else None
             trainer.fit(task, datamodule=loaders, ckpt_path=path, weights_only=True)
@@ -72,19 +101,27 @@ def is_over(resumed: Resumed, config: DictConfig, total_steps: int) -> bool:
     cursor = resumed.cursor
     if not cursor.validated:
         return False
-    patience = ((config.callbacks or {}).get("early_stopping") or {}).get("patience", math.inf)
-    stopped = cursor.stopped and resumed.state_of("EarlyStopping").get("wait_count", 0) >= patience
-    return stopped or cursor.step >= total_steps
+    return (cursor.stopped and not _is_more_patient(resumed, config)) or cursor.step >= total_steps
 
 
-def say_it_is_done(folder: RunFolder, resumed: Resumed) -> dict[str, float]:
+def _is_more_patient(resumed: Resumed, config: DictConfig) -> bool:
+    """Whether the early stopping that ended a run has been told to wait longer since, or was taken out."""
+    before = [state["patience"] for state in resumed.callbacks.values() if "patience" in state]
+    now = [node.patience for node in (config.callbacks or {}).values() if node and "patience" in node]
+    return bool(before) and (not now or max(now) > max(before))
+
+
+def say_it_is_done(folder: RunFolder, resumed: Resumed, *, test: bool | None = None) -> dict[str, float]:
     """Tell that there is nothing to go on with; the scores that the run has."""
+    scores = folder.read_metrics()
     if is_main_process():
         how = "early stopping ended it" if resumed.cursor.stopped else "it is trained to its end,"
         more = "callbacks.early_stopping.patience" if resumed.cursor.stopped else "trainer.max_epochs"
         print(f"This run is done: {how} after {resumed.cursor.epoch} epochs. To train on, raise {more}.")
+        if test and "test/count" not in scores:
+            print(f"Its test split was not scored: frostline evaluate {override_for('run', folder.path)} split=test")
         print(f"run: {folder.path}", flush=True)
-    return folder.read_metrics()
+    return scores
 
 
 def write_provenance(folder: RunFolder, fresh: dict[str, Any], resumed: Resumed | None) -> None:
@@ -117,9 +154,30 @@ def _take_back(trainer: Trainer, resumed: Resumed | None) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile):
             logger.keep(resumed.rows)
-    later = checkpoints_in(folder.checkpoints)
-    for path in later[later.index(resumed.path) + 1 :]:
-        remove_checkpoint(path)
+    kept = [record["file"] for record in resumed.state_of("Checkpointing")["records"]]
+    remove_leftovers(folder.checkpoints, {resumed.path.name, *kept})
+
+
+def _take_up(trainer: Trainer, data: ImageData, resumed: Resumed) -> None:
+    """Put the end of a run's training into a trainer that has nothing left to train."""
+    cursor, loop = resumed.cursor, trainer.fit_loop
+    epochs: Any = loop.epoch_progress.current
+    checkpointing(trainer).take_up(cursor, resumed.state_of("Checkpointing"), resumed.seconds)
+    data.skipped.update(resumed.skipped)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
+        if isinstance(callback, WatchNumbers):
+            callback.load_state_dict(resumed.state_of("WatchNumbers"))
+    # what is scored now is logged where it would have been
+    epochs.processed = epochs.completed = cursor.epoch + (cursor.batch > 0)
+    loop.epoch_loop._batches_that_stepped = cursor.step
+
+
+def _let_validate(trainer: Trainer, resumed: Resumed | None) -> None:
+    """Where only the validation after the last of ``trainer.max_steps`` is left, Lightning would not begin at all."""
+    loop = trainer.fit_loop.epoch_loop
+    if resumed and not resumed.cursor.validated and loop.max_steps == resumed.cursor.step:
+        checkpointing(trainer).max_steps = loop.max_steps
+        loop.max_steps += 1
 
 
 def _write_skipped(trainer: Trainer, data: ImageData) -> int:
@@ -136,6 +194,7 @@ def _write_skipped(trainer: Trainer, data: ImageData) -> int:
     for part in everywhere:
         found |= part
     if found and trainer.is_global_zero:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("picture", "reason"), *sorted(found.items())])
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([("picture", "reason"), *sorted(found.items())])
+        write_text(path, text.getvalue())
     return len(found)

@@ -97,9 +97,18 @@ def make_schedule(config: DictConfig, freeze: FreezeSpec, backbone: Backbone, ba
     if steps > 0:
         total = min(total, steps)
     every = int(trainer.get("check_val_every_n_epoch") or 1)
-    if epochs and 0 < epochs < every and "monitor" in config:
-        problem = f"trainer.check_val_every_n_epoch={every} is beyond trainer.max_epochs={epochs}: nothing is validated"
-        raise ConfigError(problem, mend="Lower the one or raise the other.")
+    if "monitor" in config and total < per_epoch * every:
+        problem = (
+            f"The run has {total} optimizer steps (trainer.max_epochs={epochs}, trainer.max_steps={steps}), and the "
+            f"first validation comes after {per_epoch * every} (trainer.check_val_every_n_epoch={every}): nothing is "
+            "validated"
+        )
+        raise ConfigError(problem, mend="Make the run longer, or validate more often.")
+    if trainer.get("val_check_interval") not in (None, 1, 1.0):
+        raise ConfigError(
+            "trainer.val_check_interval: a run is validated between epochs",
+            mend="trainer.check_val_every_n_epoch; to save within an epoch: callbacks.checkpoint.every_n_steps.",
+        )
     if ranks != 1 and len(freeze.phases) > 1:
         raise ConfigError(
             f"freeze has {len(freeze.phases)} phases, but a run on several processes can have only one so far",

@@ -24,6 +24,7 @@ from frostline.errors import ConfigError, DataError, FrostlineError, StorageErro
 from frostline.freezing import FreezeSchedule, module_modes
 from frostline.runs.folder import RunFolder
 from frostline.runs.parts import Parts, rank_count
+from frostline.tasks import PretrainingTask
 
 # pictures of each split that are tried: a fault of the whole set shows in the first few
 PICTURES = 8
@@ -69,6 +70,29 @@ def preflight(
         if trainer.is_global_zero:
             faults += picture_faults(parts.data, splits)
             faults += storage_faults(folder, _callbacks(trainer), _checkpoint_bytes(config, parts, trainer), free)
+    raise_all(faults)
+
+
+def preflight_pretraining(
+    config: DictConfig,
+    data: ImageData,
+    schedule: FreezeSchedule,
+    task: PretrainingTask,
+    folder: RunFolder,
+    trainer: Trainer,
+    *,
+    free: Callable[[Path], int] = disk_free,
+) -> None:
+    """As ``preflight``, for a run that reads the training pictures alone."""
+    ranks = rank_count(config.trainer)
+    faults: list[FrostlineError] = []
+    with kept_generators():
+        faults += batch_norm_faults(data, schedule, task.model, ranks=ranks, sync=_synced(config))
+        if trainer.is_global_zero:
+            faults += picture_faults(data, ["train"])
+            model = _bytes([*task.autoencoder.parameters(), *task.autoencoder.buffers()])
+            sizes = (model * (1 + _optimizer_copies(config)), model)
+            faults += storage_faults(folder, _callbacks(trainer), sizes, free)
     raise_all(faults)
 
 
@@ -274,9 +298,13 @@ def _checkpoint_bytes(config: DictConfig, parts: Parts, trainer: Trainer) -> tup
     model = _bytes([*parts.task.model.parameters(), *parts.task.model.buffers()])
     learning = frozenset().union(*(phase.trainable for phase in parts.schedule.phases))
     trained = _bytes([tensor for name, tensor in parts.task.model.named_parameters() if name in learning])
-    copies = OPTIMIZER_COPIES.get(str(config.optimizer._target_).rpartition(".")[2], 2)
+    copies = _optimizer_copies(config)
     averages = sum(isinstance(callback, WeightAveraging) for callback in _callbacks(trainer))
     return model * (1 + averages) + trained * copies, model
+
+
+def _optimizer_copies(config: DictConfig) -> int:
+    return OPTIMIZER_COPIES.get(str(config.optimizer._target_).rpartition(".")[2], 2)
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

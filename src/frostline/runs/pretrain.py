@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from frostline.config import build, check_targets, spec_of
 from frostline.data import ImageData, PictureLoader
 from frostline.freezing import FreezeSchedule
 from frostline.runs.announcing import announce
-from frostline.runs.fitting import fit, is_over, say_it_is_done, write_provenance
+from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.parts import SUPPLIED, checkpointing, make_schedule, make_trainer, rank_count
+from frostline.runs.preflight import preflight_pretraining
 from frostline.runs.provenance import provenance
 from frostline.runs.resuming import find_resumed, identity
 from frostline.runs.train import load_prefixed
-from frostline.runs.worker import is_main_process
 from frostline.specs import BackboneSpec, FreezeSpec, PhaseSpec, SpeedSpec
 from frostline.tasks import PretrainingTask
 
@@ -37,7 +36,7 @@ def pretrain(config: DictConfig) -> dict[str, float]:
         FrostlineError: a part cannot be built, a picture not read, a loss is not finite, a file not written.
     """
     folder = RunFolder(Path(config.folder))
-    with folder.lock() if is_main_process() else nullcontext():
+    with held(folder, "pretrain"):
         return _pretrain(config, folder)
 
 
@@ -62,6 +61,7 @@ def _pretrain(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         resumed=resumed,
     )
     checkpointing(trainer).identity = own
+    preflight_pretraining(config, data, schedule, task, folder, trainer)
     if trainer.is_global_zero:
         announce(data, backbone, schedule, config.backbone.name)
         record = {"source": backbone.report.source, "sha256": backbone.report.sha256, "loaded": backbone.report.loaded}
@@ -71,8 +71,8 @@ def _pretrain(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     scores = fit(trainer, task, TrainingPictures(data), data, resumed, over=over)
     if resumed and over:
         load_prefixed(task.autoencoder, read_checkpoint(resumed.path)["state_dict"], "autoencoder.")
-    if (loss := trainer.callback_metrics.get("train/loss")) is not None:
-        scores = {"train/loss": float(loss), **scores}
+    last = resumed.metrics if resumed and over else trainer.callback_metrics
+    scores = {"train/loss": float(last["train/loss"]), **scores}
     if trainer.is_global_zero:
         save(task, folder, backbone, name=config.name)
         write_json(folder.metrics, scores)
@@ -88,6 +88,11 @@ class TrainingPictures(LightningDataModule):
     def __init__(self, data: ImageData) -> None:
         super().__init__()
         self.data = data
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The pictures that were left out."""
+        return self.data.skipped
 
     def train_dataloader(self) -> PictureLoader:
         """Lightning's hook."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.config import (
+    absolute_paths,
     check_trusted_names,
     hydra_session,
     load_config,
@@ -19,7 +20,7 @@ from frostline.config import (
     save_config,
     trusted_targets,
 )
-from frostline.errors import ConfigError
+from frostline.errors import ConfigError, StorageError
 from frostline.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ MAY_CHANGE = (
     "folder",
     "output",
 )
+CONFIG_BEFORE = ".config.before.yaml"
 OF_THE_COMMAND = ("run", "resume", "trust")
 
 
@@ -82,6 +84,7 @@ def prepare_resume(
     Raises:
         ConfigError: there is no run, it has no checkpoint, its config names what is not trusted, or an override is
             wrong or would make it another run.
+        StorageError: another process trains it.
     """
     folder = RunFolder(path.expanduser().absolute())
     if not folder.config.is_file():
@@ -91,6 +94,9 @@ def prepare_resume(
         mend = "Start it anew: the same command without run= and resume=true."
         raise ConfigError(f"run={path} has no checkpoint to go on from in {folder.checkpoints}", mend=mend)
     folder.refuse_links_out()
+    if folder.locked:
+        raise StorageError(f"{folder.path} is being trained by another process", mend="Wait for it, or stop it first.")
+    put_config_back(folder)
     saved = load_config(folder.config)
     of = "pretrain" if "pretraining" in saved else "train"
     if of != command:
@@ -99,10 +105,11 @@ def prepare_resume(
     _relocate(saved, str(folder.path))
     with hydra_session(config_dirs) as hydra:
         config = override_saved(hydra, command, saved, [item for item in overrides if _key(item) not in OF_THE_COMMAND])
+    absolute_paths(config)
     _refuse_another_run(_flat(saved), _flat(config))
     config.resume, config.run = True, None
     config.trust, config.config_dirs = list(trust), list(config_dirs)
-    before = folder.config.with_name(".config.before.yaml")
+    before = folder.config.with_name(CONFIG_BEFORE)
     before.write_bytes(folder.config.read_bytes())
     part = folder.config.with_name(".config.yaml.part")
     save_config(config, part)
@@ -160,6 +167,8 @@ class Resumed:
         base_lr: the base learning rate, which ``lr_find`` may have set.
         seconds: of training until then.
         rows: rows of ``metrics.csv`` at that time.
+        metrics: the last scores by then.
+        skipped: pictures that were left out, and why.
         trackers: logger's class to the name that its tracker knows the run by.
         callbacks: the states of the callbacks.
         notes: sentences on newer checkpoints that could not be read.
@@ -170,6 +179,8 @@ class Resumed:
     base_lr: float
     seconds: float
     rows: int
+    metrics: dict[str, float]
+    skipped: dict[str, str]
     trackers: dict[str, str]
     callbacks: dict[str, Any]
     notes: list[str]
@@ -213,7 +224,6 @@ def find_resumed(folder: RunFolder, own: Mapping[str, Any]) -> Resumed:
     differences = [_difference(key, saved["identity"].get(key), own[key]) for key in own]
     found = [difference for difference in differences if difference]
     if found:
-        _restore_config(folder)
         raise ConfigError(
             "A resumed run is the same run, but this one has changed:\n  " + "\n  ".join(found),
             mend="Put back what it was trained with, or start a new run from its weights: backbone.weights=RUN.",
@@ -224,6 +234,8 @@ def find_resumed(folder: RunFolder, own: Mapping[str, Any]) -> Resumed:
         base_lr=float(content["base_lr"]),
         seconds=float(saved["seconds"]),
         rows=int(saved["rows"]["metrics.csv"]),
+        metrics=dict(saved["metrics"]),
+        skipped=dict(saved["skipped"]),
         trackers=dict(saved["trackers"]),
         callbacks=dict(content["callbacks"]),
         notes=notes,
@@ -243,7 +255,13 @@ def _difference(key: str, before: Any, after: Any) -> str | None:
     return f"{key}: {before} -> {after}"
 
 
-def _restore_config(folder: RunFolder) -> None:
-    before = folder.config.with_name(".config.before.yaml")
+def put_config_back(folder: RunFolder) -> None:
+    """Undo what ``prepare_resume`` wrote, for a run that did not go on; nothing where that is settled."""
+    before = folder.config.with_name(CONFIG_BEFORE)
     if before.is_file():
         os.replace(before, folder.config)
+
+
+def settle_config(folder: RunFolder) -> None:
+    """Keep what ``prepare_resume`` wrote: the run goes on with it."""
+    folder.config.with_name(CONFIG_BEFORE).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ from frostline.data import ImageData
 from frostline.errors import NumericsError
 from frostline.runs.announcing import announce, show_scores
 from frostline.runs.evaluate import write_evaluation
-from frostline.runs.fitting import fit, is_over, say_it_is_done, write_provenance
+from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.lr_finding import find_learning_rate
 from frostline.runs.parts import Parts, build_parts, checkpointing, make_trainer, rank_count, require_monitor
 from frostline.runs.preflight import preflight
 from frostline.runs.provenance import provenance
 from frostline.runs.resuming import Resumed, find_resumed, identity
-from frostline.runs.worker import is_main_process
 from frostline.specs import MonitorSpec
 from frostline.tasks import ScoringTask
 
@@ -39,7 +37,7 @@ def train(config: DictConfig) -> dict[str, float]:
         Interrupted: a signal came; the run is saved.
     """
     folder = RunFolder(Path(config.folder))
-    with folder.lock() if is_main_process() else nullcontext():
+    with held(folder, "train"):
         return _train(config, folder)
 
 
@@ -50,7 +48,7 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     resumed = find_resumed(folder, own) if config.resume else None
     over = resumed is not None and is_over(resumed, config, parts.schedule.total_steps)
     if resumed and over and folder.finished:
-        return say_it_is_done(folder, resumed)
+        return say_it_is_done(folder, resumed, test=config.test)
     monitor = spec_of(config.monitor, MonitorSpec)
     trainer = make_trainer(
         config,
