@@ -121,3 +121,20 @@ def test_bash_completion_works_in_bash(tmp_path: Path) -> None:
     )
     shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert shell.stdout.strip() == "freeze=linear_probe"
+
+
+def test_a_requeued_job_whose_run_is_done_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from frostline.config import compose
+    from frostline.runs import slurm
+    from frostline.runs.starting import prepare
+
+    overrides = ["seed=3", f"output={tmp_path}"]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    done = prepare(compose("train", overrides), overrides)
+    slurm.remember(done, overrides)
+    done.metrics.write_text("{}")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert call("train", *overrides) == 0
+    assert capsys.readouterr().out == f"done before: {done.path}\n"

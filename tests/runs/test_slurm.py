@@ -104,16 +104,23 @@ def test_a_requeued_job_finds_the_run_that_it_had_started(tmp_path: Path, monkey
     assert slurm.restarted_run(moved, OVERRIDES) is None
 
 
-@pytest.mark.parametrize("what", ["finished", "gone", "outside"])
+def test_a_job_that_comes_back_after_its_run_was_done_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_in(tmp_path / "train")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    slurm.remember(folder, OVERRIDES)
+    folder.metrics.write_text("{}")
+    assert slurm.restarted_run(tmp_path / "train", OVERRIDES) == folder.path
+
+
+@pytest.mark.parametrize("what", ["gone", "outside"])
 def test_a_run_that_cannot_go_on_is_not_found(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run_in(tmp_path / "train")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     slurm.remember(folder, OVERRIDES)
     assert slurm.restarted_run(tmp_path / "train", OVERRIDES) == folder.path
-    if what == "finished":
-        folder.metrics.write_text("{}")
-    elif what == "gone":
+    if what == "gone":
         folder.config.unlink()
     else:
         (tmp_path / "elsewhere").mkdir()

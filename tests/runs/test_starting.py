@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from frostline.config import compose
-from frostline.runs import jobs
+from frostline.errors import StorageError
+from frostline.runs import jobs, starting
 from frostline.runs.jobs import Stopping, ask_forked, run_alone, run_forked
 from frostline.runs.starting import prepare
 
@@ -60,6 +62,18 @@ def test_a_prepared_folder_says_what_the_run_is_to_be(tmp_path: Path) -> None:
     assert folder.config.is_file()
     assert folder.identity.is_file()
     assert not folder.finished
+
+
+@pytest.mark.parametrize("writer", ["save_config", "write_identity"])
+def test_a_full_disk_is_named_with_the_folder(writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(starting, writer, full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        prepare(compose("train", [f"output={tmp_path}"]), ["a=1"])
+    (folder,) = (tmp_path / "train").iterdir()
+    assert str(folder) in str(caught.value)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import signal
@@ -17,7 +18,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from frostline.config import compose, load_config
+from frostline.config import compose, hydra_session, load_config
+from frostline.errors import StorageError
 from frostline.runs import earlier, sweep
 from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.starting import prepare
@@ -182,7 +184,8 @@ class Fakes:
         fingerprint: of the data as it is now.
         asked: how often it was asked for.
         trained: the folders of the jobs that were started.
-        results: what a job ends with.
+        ends: what a job ends with.
+        command: that the sweep is of.
     """
 
     output: Path
@@ -190,9 +193,10 @@ class Fakes:
     asked: int = 0
     trained: list[RunFolder] = field(default_factory=list)
     ends: Callable[[RunFolder], int] = lambda folder: 0
+    command: str = "train"
 
     def config(self, *overrides: str) -> DictConfig:
-        return compose("train", [f"output={self.output}", *overrides])
+        return compose(self.command, [f"output={self.output}", *overrides])
 
     def ask(self, function: object, node: object) -> str | None:
         self.asked += 1
@@ -215,7 +219,7 @@ class Fakes:
 
     def job(self, *overrides: str, known: dict[str, str | None] | None = None) -> Job:
         job = Job(0, ("seed=0",), RunFolder(self.output / "train" / "2026-01-01_00-00-00-sweep-0"), 0)
-        return sweep._run("train", self.config(*overrides), job, {} if known is None else known)
+        return sweep._run(self.command, self.config(*overrides), job, {} if known is None else known)
 
 
 def finish(folder: RunFolder) -> int:
@@ -266,7 +270,9 @@ def test_the_data_is_asked_once_in_a_sweep(fakes: Fakes) -> None:
     assert fakes.asked == 1
 
 
-def test_a_stopped_run_goes_on_in_its_folder_and_with_what_the_command_line_trusts(fakes: Fakes) -> None:
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_a_stopped_run_goes_on_in_its_folder_and_with_what_the_command_line_trusts(fakes: Fakes, command: str) -> None:
+    fakes.command = command
     own = "+callbacks.mine._target_=my_own.Callback"
     stopped = fakes.before(own, step=3)
     write_json(stopped.failure, {"exit_code": 1, "message": "what was before"})
@@ -275,6 +281,25 @@ def test_a_stopped_run_goes_on_in_its_folder_and_with_what_the_command_line_trus
     assert load_config(stopped.config).resume is True
     assert not stopped.failure.exists()
     assert fakes.job(own).before
+
+
+def test_the_folders_of_configs_are_kept_where_a_run_goes_on(fakes: Fakes, tmp_path: Path) -> None:
+    stopped = fakes.before(step=3)
+    fakes.job(f'config_dirs=["{tmp_path}"]')
+    assert fakes.trained == [stopped]
+    assert load_config(stopped.config).config_dirs == [str(tmp_path)]
+
+
+def test_a_full_disk_ends_a_sweep_with_the_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with hydra_session() as hydra:
+        monkeypatch.setattr(hydra, "multirun", full)
+        with pytest.raises(StorageError, match=r"the sweep cannot go on: .*No space left") as caught:
+            sweep.sweep(hydra, "train", ["seed=0,1", f"output={tmp_path}"])
+    (folder,) = (tmp_path / "train").iterdir()
+    assert str(folder) in str(caught.value)
 
 
 def test_a_run_that_saved_nothing_starts_anew(fakes: Fakes) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from frostline.errors import ConfigError, DataError, Interrupted
+from frostline.errors import ConfigError, DataError, Interrupted, StorageError
 from frostline.runs import worker
 from frostline.runs.folder import RunFolder
 from frostline.signals import STOP
@@ -155,6 +155,39 @@ def test_an_earlier_failure_is_forgotten_when_a_run_starts(execute: Execute, fol
     assert not folder.failure.exists()
 
 
+def test_a_folder_that_another_process_trains_in_is_not_touched(
+    execute: Execute, folder: RunFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(config: Any) -> None:
+        with folder.lock():
+            pytest.fail("it ran")
+
+    folder.failure.write_text('{"exit_code": 3, "message": "of the other"}')
+    with folder.lock():
+        assert execute(work) == StorageError.exit_code
+    assert failure(folder)["message"] == "of the other"
+    said = capfd.readouterr().err
+    assert "is being trained by" in said
+    assert "failed run" not in said
+
+
+def test_a_loader_does_not_talk_to_workers_that_were_ended(execute: Execute) -> None:
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(range(100), num_workers=2, persistent_workers=True, multiprocessing_context="fork")  # type: ignore[arg-type]
+    readers: list[Any] = []
+
+    def work(config: Any) -> None:
+        next(iter(loader))
+        readers.extend(loader._iterator._workers)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert execute(work) == 143
+    assert [reader.exitcode for reader in readers] == [-signal.SIGKILL] * 2
+    loader._iterator._mark_worker_as_unavailable = lambda *_, **__: pytest.fail("it talks to a killed worker")
+    loader._iterator._shutdown_workers()
+
+
 @pytest.mark.parametrize(("code", "said"), [(3, "failed"), (143, "stopped"), (130, "stopped")])
 def test_the_code_of_the_rank_that_ended_counts(
     execute: Execute, folder: RunFolder, code: int, said: str, capfd: pytest.CaptureFixture[str]
@@ -245,3 +278,80 @@ def test_no_rank_outlives_the_first(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail("the second rank lives on")
+
+
+TWO_RANKS = """
+    import os, signal, subprocess, sys, time, types
+    from omegaconf import OmegaConf
+    from lightning.pytorch.strategies.launchers import subprocess_script
+    from frostline.runs import worker
+    module = types.ModuleType("frostline.runs.pretended")
+    kind = subprocess_script._SubprocessScriptLauncher
+    def start(launcher):
+        other = subprocess.Popen([sys.executable, __file__], env=dict(os.environ, LOCAL_RANK="1"))
+        other.send_signal(signal.SIGTERM)  # it has not come to import anything
+        print("other", other.wait(), flush=True)
+    kind._call_children_scripts = start
+    def pretended(config):
+        if worker.is_main_process():
+            kind._call_children_scripts(None)
+            print(signal.pthread_sigmask(signal.SIG_BLOCK, []) == set(), flush=True)
+        else:
+            print(worker.STOP.received, flush=True)
+    module.pretended = pretended
+    sys.modules[module.__name__] = module
+    sys.exit(worker.execute("pretended", OmegaConf.create()))
+"""
+
+
+@LINUX
+def test_another_rank_only_notes_signals_from_its_birth_on(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.py"
+    path.write_text(textwrap.dedent(TWO_RANKS))
+    environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK")}
+    line = [sys.executable, str(path)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["15", "other", "0", "True"]
+
+
+def second_rank(leader: int) -> int | None:
+    """The process of the second rank in the process group of ``leader``."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(path.name)) != leader or b"frostline.runs.worker" not in (path / "cmdline").read_bytes():
+                continue
+            if b"LOCAL_RANK=1" in (path / "environ").read_bytes().split(b"\0"):
+                return int(path.name)
+        except OSError:
+            continue
+    return None
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "after"), [(signal.SIGTERM, 0.0), (signal.SIGUSR1, 1.0)])
+def test_a_signal_to_the_group_while_another_rank_starts_stops_the_run(
+    signum: int, after: float, tiny: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    own = [*tiny, "data=folder", "trainer=ddp_cpu", f'data.root="{pictures}"', f'output="{tmp_path}"']
+    own += ["trainer.max_epochs=5000", "callbacks=no_early_stopping"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path)}
+    environment.pop("LOCAL_RANK", None)
+    line = [sys.executable, "-m", "frostline.cli", "train", *own]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as run:
+        end = time.monotonic() + 120
+        while second_rank(run.pid) is None:
+            assert time.monotonic() < end
+            assert run.poll() is None
+            time.sleep(0.02)
+        time.sleep(after)
+        os.killpg(run.pid, signum)
+        try:
+            said = run.communicate(timeout=100)[1]
+        finally:
+            run.kill()
+    assert run.returncode == 143, said
+    assert "stopped run" in said
+    assert "Error" not in said

@@ -104,15 +104,18 @@ def _start(command: str, config: DictConfig, overrides: Sequence[str]) -> int:
     if command in STARTS_A_RUN:
         from frostline.runs.starting import become_worker
 
-        become_worker(command, _run_folder(command, config, overrides))
+        folder = _run_folder(command, config, overrides)
+        if folder is None:
+            return 0
+        become_worker(command, folder)
     from frostline.runs.worker import execute
 
     absolute_paths(config)
     return execute(command, config)
 
 
-def _run_folder(command: str, config: DictConfig, overrides: Sequence[str]) -> RunFolder:
-    """The folder of a new run, or of the one to go on with."""
+def _run_folder(command: str, config: DictConfig, overrides: Sequence[str]) -> RunFolder | None:
+    """The folder of a new run, or of the one to go on with; None where a requeued job had finished its run."""
     from frostline.runs import slurm
     from frostline.runs.folder import RunFolder
     from frostline.runs.resuming import is_started, prepare_resume
@@ -123,6 +126,9 @@ def _run_folder(command: str, config: DictConfig, overrides: Sequence[str]) -> R
     if earlier is not None:
         return prepare_resume(earlier, overrides, **trusted)
     restarted = slurm.restarted_run(Path(config.output).absolute() / str(config.name), overrides)
+    if restarted and RunFolder(restarted).finished:
+        print(f"done before: {restarted}", flush=True)
+        return None
     if restarted and is_started(RunFolder(restarted)):
         print(f"requeued: going on with {restarted}", flush=True)
         return prepare_resume(restarted, **trusted)

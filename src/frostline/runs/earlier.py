@@ -48,8 +48,13 @@ def read_fingerprint(node: dict[str, Any]) -> str:
     return str(build(OmegaConf.create(node), "data").fingerprint())
 
 
-def go_on_with(config: DictConfig, earlier: Sequence[RunFolder]) -> RunFolder | None:
+def go_on_with(command: str, config: DictConfig, earlier: Sequence[RunFolder]) -> RunFolder | None:
     """The newest of ``earlier`` that has a checkpoint, made ready to go on; None where there is none.
+
+    Args:
+        command: ``train`` or ``pretrain``: what they are runs of.
+        config: of the job, which was asked for now.
+        earlier: runs of the same, newest first.
 
     Raises:
         ConfigError: its config names what ``config`` does not.
@@ -60,7 +65,8 @@ def go_on_with(config: DictConfig, earlier: Sequence[RunFolder]) -> RunFolder | 
     if folder is None:
         return None
     # what this command line names is trusted: the run was asked for the same
-    prepared = prepare_resume(folder.path, trust=[*config.get("trust", []), *_targets(config)])
+    trust = [*config.get("trust", []), *_targets(config)]
+    prepared = prepare_resume(folder.path, command=command, config_dirs=config.get("config_dirs", []), trust=trust)
     # what ended it before must not be taken for what ends it now
     folder.failure.unlink(missing_ok=True)
     return prepared

@@ -18,6 +18,11 @@ from frostline.errors import StorageError
 CANNOT_LOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What a file system without locks answers."""
 
+
+class Busy(StorageError):  # noqa: N818  # it says what the folder is
+    """Another process holds the lock; nothing was touched."""
+
+
 _TRIES = 5
 _PAUSE = 0.05
 _mine: set[int] = set()
@@ -32,7 +37,8 @@ def held(path: Path, *, what: str) -> Iterator[None]:
         what: is trained under this lock; for the message.
 
     Raises:
-        StorageError: another process holds it, or the file cannot be written.
+        Busy: another process holds it.
+        StorageError: the file cannot be written.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -86,7 +92,7 @@ def _acquire(handle: int, what: str) -> None:
         else:
             return
     mend = "Wait until it has ended, or end it first; then go on with resume=true."
-    raise StorageError(f"{what} is being trained by {_holder(handle)}", mend=mend)
+    raise Busy(f"{what} is being trained by {_holder(handle)}", mend=mend)
 
 
 def _holder(handle: int) -> str:

@@ -20,8 +20,9 @@ from frostline.config import (
     save_config,
     trusted_targets,
 )
-from frostline.errors import ConfigError, StorageError
+from frostline.errors import ConfigError
 from frostline.runs.folder import RunFolder
+from frostline.runs.locking import Busy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,7 +96,7 @@ def prepare_resume(
         raise ConfigError(f"run={path} has no checkpoint to go on from in {folder.checkpoints}", mend=mend)
     folder.refuse_links_out()
     if folder.locked:
-        raise StorageError(f"{folder.path} is being trained by another process", mend="Wait for it, or stop it first.")
+        raise Busy(f"{folder.path} is being trained by another process", mend="Wait for it, or stop it first.")
     put_config_back(folder)
     saved = load_config(folder.config)
     of = "pretrain" if "pretraining" in saved else "train"

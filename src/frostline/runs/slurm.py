@@ -78,7 +78,10 @@ def remember(folder: RunFolder, overrides: Sequence[str]) -> None:
 
 
 def restarted_run(experiment: Path, overrides: Sequence[str]) -> Path | None:
-    """The unfinished run that this job had started before it was requeued; None for a first start.
+    """The run that this job had started before it was requeued; None for a first start.
+
+    It may be finished (``RunFolder.finished``), as where the job was requeued by hand or after the run's end: then
+    there is nothing to train. It may also have no checkpoint to go on from.
 
     Args:
         experiment: ``<output>/<name>``, the folder of the runs.
@@ -90,7 +93,7 @@ def restarted_run(experiment: Path, overrides: Sequence[str]) -> Path | None:
     name = pointer.read_text(encoding="utf-8").strip()
     folder = RunFolder(experiment / name)
     is_inside = bool(name) and Path(name).name == name and name != ".."
-    return folder.path if is_inside and folder.config.is_file() and not folder.finished else None
+    return folder.path if is_inside and folder.config.is_file() else None
 
 
 def _pointer(experiment: Path, overrides: Sequence[str]) -> Path | None:

@@ -25,13 +25,21 @@ WORKER = "frostline.runs.worker"
 
 
 def prepare(config: DictConfig, overrides: Sequence[str], *, parent: Path | None = None, label: str = "") -> RunFolder:
-    """Make the run folder with its config and identity; ``config`` gets its absolute paths and ``folder``."""
+    """Make the run folder with its config and identity; ``config`` gets its absolute paths and ``folder``.
+
+    Raises:
+        StorageError: the folder cannot be made or written.
+    """
     absolute_paths(config)
     where = parent or Path(config.output) / str(config.name)
     folder = RunFolder(make_folder(where, label + overrides_hash(overrides)))
     config.folder = str(folder.path)
-    save_config(config, folder.config)
-    write_identity(folder, config)
+    try:
+        save_config(config, folder.config)
+        write_identity(folder, config)
+    except OSError as error:
+        mend = "Make room there, or choose another folder: output=FOLDER."
+        raise StorageError(f"{folder.path} cannot be written: {error.strerror or error}", mend=mend) from error
     return folder
 
 

@@ -5,12 +5,13 @@ A job that an earlier sweep or run has done is not done again; one that was stop
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,9 @@ def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, l
     """Run all jobs of a sweep through Hydra's sweeper and launcher; the sweep's folder and its jobs, in order.
 
     After a signal these are the jobs up to the one that it stopped; see ``exit_code``.
+
+    Raises:
+        StorageError: the sweep's folder cannot be written.
     """
     first = hydra.compose_config(command, [], run_mode=_run_mode())
     base = _plain_overrides(hydra, overrides)
@@ -114,7 +118,7 @@ def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, l
     untested = [] if any(item.startswith("test=") for item in overrides) or "test" not in first else ["test=false"]
     own = [f"hydra.sweep.dir='{_quoted(parent)}'", "hydra.sweep.subdir=."]
     fingerprints: dict[str, str | None] = {}
-    with STOPPING.listening():
+    with STOPPING.listening(), _writing(parent):
         try:
             hydra.multirun(
                 config_name=command,
@@ -133,6 +137,18 @@ def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, l
 def exit_code(jobs: Sequence[Job]) -> int:
     """The exit code of the sweep that was run last: 130 or 143 after a signal, 1 when a job failed, else 0."""
     return STOPPING.exit_code or int(any(job.exit_code for job in jobs))
+
+
+@contextlib.contextmanager
+def _writing(parent: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # nobody reads what is printed
+        raise
+    except OSError as error:
+        mend = "See to the disk; the same command then goes on with what is missing."
+        raise StorageError(f"{parent}: the sweep cannot go on: {error}", mend=mend) from error
 
 
 def _quoted(path: Path) -> str:
@@ -185,7 +201,7 @@ def _run(command: str, config: DictConfig, job: Job, fingerprints: dict[str, str
         )
     # a signal may have ended the look at the data
     STOPPING.raise_if_stopped()
-    folder = _resumed(config, earlier) or prepare(
+    folder = _resumed(command, config, earlier) or prepare(
         config, job.overrides, parent=job.folder.path, label=f"{job.number:03d}-"
     )
     code = run_job(command, config, folder)
@@ -194,8 +210,8 @@ def _run(command: str, config: DictConfig, job: Job, fingerprints: dict[str, str
     return replace(job, folder=folder, exit_code=code)
 
 
-def _resumed(config: DictConfig, earlier: Sequence[RunFolder]) -> RunFolder | None:
-    folder = go_on_with(config, earlier)
+def _resumed(command: str, config: DictConfig, earlier: Sequence[RunFolder]) -> RunFolder | None:
+    folder = go_on_with(command, config, earlier)
     if folder is not None:
         print(f"resumed: {folder.path}", flush=True)
     return folder
@@ -234,9 +250,14 @@ def table(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
 
 
 def write_table(parent: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write ``sweep.csv`` and ``sweep.md`` into the sweep's folder."""
-    with (parent / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    """Write ``sweep.csv`` and ``sweep.md`` into the sweep's folder.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, *rows)]
     lines.insert(1, "|" + "---|" * len(header))
-    (parent / "sweep.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with _writing(parent):
+        with (parent / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+        (parent / "sweep.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import importlib
 import json
 import multiprocessing
@@ -12,6 +14,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from frostline.config import load_config
 from frostline.errors import FrostlineError, Interrupted, StorageError
 from frostline.runs import slurm
 from frostline.runs.folder import RunFolder, write_json
+from frostline.runs.locking import Busy
 from frostline.signals import STOP
 
 # how the processes that Lightning starts know who started them
@@ -57,29 +61,51 @@ def _end_data_workers() -> None:
         return
     # torch's handler would raise the end of a worker as a fault
     watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _abandon_loaders()
     for process in readers:
         process.kill()
         process.join(timeout=5)
     signal.signal(signal.SIGCHLD, watching)
 
 
+def _abandon_loaders() -> None:
+    """Keep torch from writing to its killed workers when a loader is collected or Python exits: that may fail."""
+    loading = sys.modules.get("torch.utils.data.dataloader")
+    if loading is None:
+        return
+    for one in gc.get_objects():
+        if type(one) is not loading._MultiProcessingDataLoaderIter or one._shutdown:
+            continue
+        one._shutdown = True
+        loading._utils.signal_handling._remove_worker_pids(id(one))
+        one._worker_pids_set = False
+        if hasattr(one, "_pin_memory_thread"):
+            one._pin_memory_thread_done_event.set()
+        for queue in one._index_queues:
+            queue.cancel_join_thread()
+
+
 @dataclass(frozen=True)
 class _Failure:
     message: str
     code: int
+    # False for what is no failure of the run in the folder
+    of_run: bool = True
 
 
 def _attempt(command: str, config: DictConfig, folder: RunFolder | None) -> _Failure | None:
     try:
-        try:
-            STOP.install()
-            _set_up_process(folder)
-            module = importlib.import_module(f"frostline.runs.{command}")
-            # after the import, since Lightning sets up its loggers then
-            quiet_frameworks()
-            getattr(module, command)(config)
-        finally:
-            STOP.ending()
+        STOP.install()
+        with _left_to_the_first_rank():
+            try:
+                _set_up_process(folder)
+                module = importlib.import_module(f"frostline.runs.{command}")
+                # after the import, since Lightning sets up its loggers then
+                quiet_frameworks()
+                start_ranks_deaf()
+                getattr(module, command)(config)
+            finally:
+                STOP.ending()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if config.get("debug"):
             traceback.print_exc()
@@ -87,12 +113,45 @@ def _attempt(command: str, config: DictConfig, folder: RunFolder | None) -> _Fai
     return None
 
 
+@contextlib.contextmanager
+def _left_to_the_first_rank() -> Iterator[None]:
+    """In the process of another rank, only note signals: it ends when all have agreed to, or with the first."""
+    if is_main_process():
+        yield
+        return
+    with STOP.deferred():
+        # what came since `start_ranks_deaf`
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOPPING)
+        yield
+
+
+def start_ranks_deaf() -> None:
+    """Have Lightning start other ranks with the signals blocked, until ``STOP`` has taken them over there.
+
+    One that is still importing would end with what is sent to the whole group, and Lightning then kills the first.
+    """
+    module = sys.modules.get("lightning.pytorch.strategies.launchers.subprocess_script")
+    if module is None or hasattr(module._SubprocessScriptLauncher._call_children_scripts, "__wrapped__"):
+        return
+    start = module._SubprocessScriptLauncher._call_children_scripts
+
+    @functools.wraps(start)
+    def start_deaf(launcher: Any) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
+        try:
+            start(launcher)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    module._SubprocessScriptLauncher._call_children_scripts = start_deaf
+
+
 def _set_up_process(folder: RunFolder | None) -> None:
     # the processes that Lightning starts for other ranks keep the working directory off the import path as well
     os.environ["PYTHONSAFEPATH"] = "1"
     if is_main_process():
         os.environ[MAIN_PROCESS] = str(os.getpid())
-        if folder is not None:
+        if folder is not None and not folder.locked:
             # of an earlier attempt at this run
             folder.failure.unlink(missing_ok=True)
     else:
@@ -109,7 +168,7 @@ def _failure_of(error: BaseException, *, debug: bool) -> _Failure:
         then = "" if error is stop or isinstance(error, SystemExit) else f"\n  then {_described(error)}"
         return _Failure(_described(stop) + then, stop.exit_code if isinstance(stop, Interrupted) else 130)
     if isinstance(error, FrostlineError):
-        return _Failure(str(error), error.exit_code)
+        return _Failure(str(error), error.exit_code, of_run=not isinstance(error, Busy))
     if isinstance(error, OSError):
         return _Failure(_described(error), StorageError.exit_code)
     if STOP.received:
@@ -144,7 +203,7 @@ def _interruption_behind(error: BaseException) -> Interrupted | KeyboardInterrup
 def _report(failure: _Failure, folder: RunFolder | None) -> int:
     if not is_main_process():
         return _report_of_rank(failure, folder)
-    if folder is None:
+    if folder is None or not failure.of_run:
         _print_message(failure)
         return failure.code
     _let_other_ranks_end()
@@ -164,7 +223,8 @@ def _report_of_rank(failure: _Failure, folder: RunFolder | None) -> int:
     if STOP.everywhere and failure.code in STOPPED:
         # rank 0 says it; Lightning would kill rank 0 on seeing another code than 0 here before it is done
         return 0
-    if folder is not None and failure.code != 1:
+    # the first that ended has said why, and others fail because it is gone
+    if folder is not None and failure.code != 1 and not folder.failure.is_file():
         _record(failure, folder)
         _print_message(failure)
     return failure.code
