@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from frostline.errors import ConfigError, StorageError
-from frostline.runs.folder import RunFolder, make_folder, overrides_hash, write_json, write_text
+from frostline.runs.folder import RunFolder, make_folder, overrides_hash, write_json
+from frostline.writing import write_text
 
 HOLD = """
 import os, sys, time

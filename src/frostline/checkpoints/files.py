@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 
 from frostline.errors import StorageError
+from frostline.writing import sync_folder, write_text
 
 SUFFIX = ".ckpt"
 UNVALIDATED = ".unvalidated"
@@ -59,9 +60,10 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = _write_synced(content, part)
-        _write_sum(path, digest)
+        # ahead of the checkpoint: a sum without a file does no harm, a file without a sum is not trusted
+        write_text(sum_file(path), f"{digest}  {path.name}\n")
         os.replace(part, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         for leftover in (part, *(() if path.exists() else (sum_file(path),))):
             with contextlib.suppress(OSError):
@@ -104,24 +106,6 @@ def _write_synced(content: dict[str, Any], part: Path) -> str:
             raise
         os.fsync(file.fileno())
     return sink.digest.hexdigest()
-
-
-def _write_sum(path: Path, digest: str) -> None:
-    # ahead of the checkpoint: a sum without a file does no harm, a file without a sum is not trusted
-    part = path.with_name(f".{path.name}{SUM_SUFFIX}{PART_SUFFIX}")
-    with part.open("w", encoding="ascii") as file:
-        file.write(f"{digest}  {path.name}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, sum_file(path))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

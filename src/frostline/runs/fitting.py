@@ -21,10 +21,11 @@ from frostline.checkpoints import remove_leftovers
 from frostline.data import ImageData
 from frostline.errors import Interrupted, override_for
 from frostline.loggers import MetricsFile
-from frostline.runs.folder import RunFolder, write_json, write_text
+from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.parts import checkpointing
 from frostline.runs.resuming import Resumed, is_started, put_config_back, settle_config
 from frostline.runs.worker import is_main_process
+from frostline.writing import write_text
 
 
 @contextmanager

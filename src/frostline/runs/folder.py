@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from frostline.errors import ConfigError, StorageError
 from frostline.runs.locking import held, is_held
+from frostline.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -152,23 +152,3 @@ def overrides_hash(overrides: Sequence[str]) -> str:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON such that a file that is there is whole, and outlives a crash of the machine."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside the final name, sync and rename, so that a file that is there is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
