@@ -17,13 +17,14 @@ from frostline.errors import DataError
 
 Member = tuple[str, dict[str, Any]]
 
+HARD_LINK = "a hard link out"
 ESCAPES: dict[str, list[Member]] = {
     "up": [("../canary", {})],
     "up from within": [("train/a/../../../canary", {})],
     "absolute": [("CANARY", {})],
     "a link out": [("train/a/x.png", {"type": tarfile.SYMTYPE, "linkname": "CANARY"})],
     "a folder that is a link": [("train", {"type": tarfile.SYMTYPE, "linkname": "FOLDER"}), ("train/canary", {})],
-    "a hard link out": [("train/a/x.png", {"type": tarfile.LNKTYPE, "linkname": "../../etc/passwd"})],
+    HARD_LINK: [("train/a/x.png", {"type": tarfile.LNKTYPE, "linkname": "../../etc/passwd"})],
     "a device": [("train/a/x.png", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 5})],
     "a pipe": [("train/a/x.png", {"type": tarfile.FIFOTYPE})],
 }
@@ -48,13 +49,14 @@ def write_zip(path: Path, members: list[Member], place: Callable[[str], str]) ->
             archive.writestr(member, place(fields.get("linkname", "evil")))
 
 
-@pytest.mark.parametrize("escape", ESCAPES)
-@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+@pytest.mark.parametrize(
+    ("suffix", "escape"),
+    # a .zip has no hard links
+    [(suffix, escape) for suffix in (".tar", ".zip") for escape in ESCAPES if (suffix, escape) != (".zip", HARD_LINK)],
+)
 def test_what_leads_out_of_an_archive_is_refused(
     tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, escape: str, suffix: str
 ) -> None:
-    if suffix == ".zip" and escape == "a hard link out":
-        pytest.skip("a .zip has none")
     cache = tmp_path / "cache" / "deep"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 

@@ -196,7 +196,7 @@ class Checkpointing(Callback):
             "seconds": self.seconds,
             "rows": {"metrics.csv": _rows(trainer)},
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
-            "skipped": _skipped(trainer),
+            "skipped": on_all_ranks(trainer, _data(trainer).skipped),
             "trackers": {type(logger).__name__: str(logger.version) for logger in trainer.loggers},
         }
         checkpoint["loops"]["fit_loop"] = loops_at(self.cursor, checkpoint["loops"]["fit_loop"])
@@ -205,7 +205,7 @@ class Checkpointing(Callback):
         """Takes up the cursor and the time."""
         saved = checkpoint["frostline"]
         self.cursor, self.elapsed = Cursor(**saved["cursor"]), float(saved["seconds"])
-        getattr(trainer, "datamodule").skipped.update(saved["skipped"])  # noqa: B009  # Lightning sets it in a connector
+        _data(trainer).skipped.update(saved["skipped"])
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
             if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint["callbacks"]:
                 # a setting, which Lightning would take from the checkpoint, and not from the config
@@ -228,13 +228,16 @@ class Checkpointing(Callback):
         self.keeping.records = [kept for kept in self.keeping.records if (self.folder / kept.file).is_file()]
 
 
-def _skipped(trainer: Trainer) -> dict[str, str]:
-    """The pictures that any rank has left out; all ranks call it."""
-    own: dict[str, str] = getattr(trainer, "datamodule").skipped  # noqa: B009  # Lightning sets it in a connector
-    everywhere = [own]
+def _data(trainer: Trainer) -> Any:
+    return getattr(trainer, "datamodule")  # noqa: B009  # Lightning sets it in a connector, unseen by a type checker
+
+
+def on_all_ranks(trainer: Trainer, skipped: dict[str, str]) -> dict[str, str]:
+    """The pictures that any rank of a run has left out, and why, from those of each; all ranks call it."""
+    everywhere = [skipped]
     if trainer.world_size > 1:
         everywhere = [{}] * trainer.world_size
-        torch.distributed.all_gather_object(everywhere, own)
+        torch.distributed.all_gather_object(everywhere, skipped)
     return {name: reason for part in everywhere for name, reason in part.items()}
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 STARTS_A_RUN = ("train", "pretrain")
-# the overrides that a resumed run does not find in its own config
-OF_THE_COMMAND = ("run", "resume", "trust")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,7 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
         if options.multirun:
             return _sweep(hydra, command, options.overrides)
         # a resumed run has its own config, to which the other overrides belong
-        asks = [item for item in options.overrides if is_of_the_command(item)] if command in STARTS_A_RUN else []
+        asks = _asks_to_resume(options.overrides) if command in STARTS_A_RUN else []
         config = compose_job(hydra, command, asks) if asks else None
         if config is None or not config.resume:
             config = compose_job(hydra, command, options.overrides)
@@ -95,9 +93,10 @@ def _dispatch(arguments: list[str]) -> int:
     return _start(command, config, options.overrides)
 
 
-def is_of_the_command(override: str) -> bool:
-    """Whether an override says what to go on with, and not what the run is."""
-    return override.split("=", 1)[0].lstrip("+~") in OF_THE_COMMAND
+def _asks_to_resume(overrides: Sequence[str]) -> list[str]:
+    from frostline.runs.resuming import is_of_the_command
+
+    return [item for item in overrides if is_of_the_command(item)]
 
 
 def _start(command: str, config: DictConfig, overrides: Sequence[str]) -> int:

@@ -6,17 +6,17 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from frostline import signals
 from frostline.callbacks import WatchNumbers
+from frostline.callbacks.checkpointing import on_all_ranks
 from frostline.checkpoints import remove_leftovers
 from frostline.data import ImageData
 from frostline.errors import Interrupted, override_for
@@ -92,8 +92,9 @@ def fit(
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
         if isinstance(callback, WatchNumbers) and callback.skipped:
             scores["skipped_steps"] = float(callback.skipped)
-    if skipped := _write_skipped(trainer, data):
-        scores["skipped_pictures"] = float(skipped)
+    if skipped := on_all_ranks(trainer, data.skipped):
+        _write_skipped(trainer, skipped)
+        scores["skipped_pictures"] = float(len(skipped))
     return scores
 
 
@@ -181,21 +182,9 @@ def _let_validate(trainer: Trainer, resumed: Resumed | None) -> None:
         loop.max_steps += 1
 
 
-def _write_skipped(trainer: Trainer, data: ImageData) -> int:
-    """Write ``skipped.csv``, the training pictures that could not be read, over all ranks; how many there are."""
-    everywhere: list[dict[str, str]] = [data.skipped]
-    if trainer.world_size > 1:
-        everywhere = [{}] * trainer.world_size
-        torch.distributed.all_gather_object(everywhere, data.skipped)
-    path = Path(trainer.default_root_dir) / "skipped.csv"
-    found: dict[str, str] = {}
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            found = {row["picture"]: row["reason"] for row in csv.DictReader(file)}
-    for part in everywhere:
-        found |= part
+def _write_skipped(trainer: Trainer, found: Mapping[str, str]) -> None:
+    """Write ``skipped.csv``: the training pictures that could not be read, and why."""
     if found and trainer.is_global_zero:
         text = io.StringIO(newline="")
         csv.writer(text).writerows([("picture", "reason"), *sorted(found.items())])
-        write_text(path, text.getvalue())
-    return len(found)
+        write_text(Path(trainer.default_root_dir) / "skipped.csv", text.getvalue())

@@ -105,7 +105,7 @@ def prepare_resume(
     check_trusted_names(saved, allowed=trusted_targets(config_dirs), trust=trust)
     _relocate(saved, str(folder.path))
     with hydra_session(config_dirs) as hydra:
-        config = override_saved(hydra, command, saved, [item for item in overrides if _key(item) not in OF_THE_COMMAND])
+        config = override_saved(hydra, command, saved, [item for item in overrides if not is_of_the_command(item)])
     absolute_paths(config)
     _refuse_another_run(_flat(saved), _flat(config))
     config.resume, config.run = True, None
@@ -118,8 +118,9 @@ def prepare_resume(
     return folder
 
 
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~")
+def is_of_the_command(override: str) -> bool:
+    """Whether an override says what to go on with, and not what the run is."""
+    return override.split("=", 1)[0].lstrip("+~") in OF_THE_COMMAND
 
 
 def _relocate(config: DictConfig, here: str) -> None:
