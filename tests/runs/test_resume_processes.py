@@ -50,13 +50,28 @@ def test_no_process_outlives_a_killed_run(tiny: list[str], pictures: Path, tmp_p
     own = [*tiny, "data=folder", *DDP, f'data.root="{pictures}"', "data.workers=1", "trainer.max_epochs=5000"]
     own += ["callbacks=no_early_stopping", f'output="{tmp_path}"']
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path)}
-    line = [sys.executable, "-m", "frostline.cli", "train", *own]
+    line = [sys.executable, "-X", "faulthandler", "-m", "frostline.cli", "train", *own]
     with subprocess.Popen(line, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        until(lambda: any(tmp_path.glob("train/*/checkpoints/*.ckpt")), seconds=200)
-        others = descendants(process.pid)
-        assert len(others) >= 3  # the other rank, and the workers of both
-        process.send_signal(signal.SIGKILL)
+        try:
+            until(lambda: any(tmp_path.glob("train/*/checkpoints/*.ckpt")) or process.poll() is not None, seconds=200)
+            assert process.poll() is None
+            others = descendants(process.pid)
+            assert len(others) >= 3  # the other rank, and the workers of both
+            process.send_signal(signal.SIGKILL)
+        finally:
+            end_with_traces(process)
     until(lambda: not any(alive(pid) for pid in others), seconds=30)
+
+
+def end_with_traces(process: subprocess.Popen[bytes]) -> None:
+    """A process that should have gone says on its standard error where each of its threads is, and goes."""
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        for pid in [*descendants(process.pid), process.pid]:
+            os.kill(pid, signal.SIGABRT)
+            time.sleep(1)
+        process.kill()
 
 
 def until(holds: object, seconds: float) -> None:
