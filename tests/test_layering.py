@@ -15,7 +15,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "frostline"
 LAYERS = (
     {"errors", "signals", "specs", "types", "writing"},
-    {"config", "backbones", "freezing", "optim", "data", "metrics", "checkpoints"},
+    {"config", "adapters", "backbones", "freezing", "optim", "data", "metrics", "checkpoints"},
     {"features", "tasks", "loggers", "callbacks", "evaluation", "reports", "exporting"},
     {"runs"},
     {"cli"},
@@ -26,12 +26,24 @@ ONLY_IN = {
     "lightning": {"data", "tasks", "callbacks", "loggers", "runs"},
     "hydra": {"config", "runs", "cli"},
     "omegaconf": {"config", "runs", "cli"},
+    "matplotlib": {"reports"},
 }
 THE_SAME = {"pytorch_lightning": "lightning", "lightning_fabric": "lightning", "lightning_utilities": "lightning"}
 OUTSIDERS = {"errors": set(), "specs": set(), "types": {"torch"}, "freezing": {"torch"}}
 # what these import when they are imported themselves must be light: --help and a wrong override answer at once
 LIGHT = {"__init__", "errors", "signals", "writing", "specs", "types", "config", "cli"}
-HEAVY = {"torch", "torchvision", "torchmetrics", "timm", "lightning", "sklearn", "scipy", "pyarrow", "pandas"}
+HEAVY = {
+    "torch",
+    "matplotlib",
+    "torchvision",
+    "torchmetrics",
+    "timm",
+    "lightning",
+    "sklearn",
+    "scipy",
+    "pyarrow",
+    "pandas",
+}
 
 
 @dataclass(frozen=True)

@@ -29,19 +29,30 @@ class Curve(Enum):
     step = "step"
 
 
-class FrozenBatchNorm(Enum):
-    """``eval``: a frozen batch norm keeps its running statistics; ``batch``: it goes on updating them."""
-
-    eval = "eval"
-    batch = "batch"
-
-
 @dataclass
 class MonitorSpec:
     """The one validation metric that selects checkpoints, stops early and is the objective of a sweep."""
 
     metric: str = "val/accuracy"
     mode: Mode = Mode.max
+
+
+@dataclass
+class InputSpec:
+    """What the input of a model that is not timm's must look like.
+
+    Attributes:
+        size: height and width in pixels; ``data.size`` comes first.
+        mean, std: of the normalization, per channel, on a 0..1 scale.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
+        crop_pct: the share of the resized picture's side that the evaluation crop keeps.
+    """
+
+    size: int = 224
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    interpolation: str = "bilinear"
+    crop_pct: float = 0.875
 
 
 @dataclass
@@ -53,11 +64,17 @@ class BackboneSpec:
         weights: ``pretrained`` (what the name comes with), ``none``, a ``.safetensors`` or ``.pth`` file, a timm
             folder, or the folder of another run.
         kwargs: passed on to the constructor, such as ``drop_path_rate``.
+        module: in place of a timm model, any ``nn.Module`` that classifies, as a node with ``_target_``.
+        head: the path of its classifier, such as ``fc``.
+        input: what its input must look like.
     """
 
     name: str = MISSING
     weights: str = "pretrained"
     kwargs: dict[str, Any] = field(default_factory=dict)
+    module: Any = None
+    head: str | None = None
+    input: InputSpec = field(default_factory=InputSpec)
 
 
 @dataclass
@@ -88,12 +105,167 @@ class LrSpec:
     gamma: float = 0.1
 
 
+class StartFrom(Enum):
+    """``last``: a phase goes on from the weights it finds; ``best``: from the best of the phase before."""
+
+    last = "last"
+    best = "best"
+
+
+class OptimizerState(Enum):
+    """What a phase does with the optimizer's momentum and the like as it begins: ``keep`` or ``reset``."""
+
+    keep = "keep"
+    reset = "reset"
+
+
+class WalkOrder(Enum):
+    """``top_down``: from the head to the stem; ``bottom_up``: from the stem to the head."""
+
+    top_down = "top_down"
+    bottom_up = "bottom_up"
+
+
+class WalkMode(Enum):
+    """``add``: each stage trains more groups; ``solo``: only its own; ``drop``: all at first, then fewer."""
+
+    add = "add"
+    solo = "solo"
+    drop = "drop"
+
+
+class DepthSource(Enum):
+    """``auto``: timm's matcher where a trace confirms it, else the trace; ``matcher`` or ``trace``: that one alone."""
+
+    auto = "auto"
+    matcher = "matcher"
+    trace = "trace"
+
+
+class ClipBy(Enum):
+    """Whether ``trainer.gradient_clip_val`` bounds the norm of all gradients together, or of each depth group's."""
+
+    run = "run"
+    group = "group"
+
+
+@dataclass
+class DepthSpec:
+    """How a model's parameters are put in order of depth.
+
+    Attributes:
+        source: where the order comes from.
+        bins: join the groups of the body into this many, or leave them where they are fewer; None keeps them.
+    """
+
+    source: DepthSource = DepthSource.auto
+    bins: int | None = None
+
+
+@dataclass
+class PlateauSpec:
+    """Fires when a validation metric has not improved for some validations, counted from the start of the phase.
+
+    Attributes:
+        patience: validations without an improvement.
+        min_delta: an improvement is more than this.
+        metric: such as ``val/loss``; None is the run's monitor.
+        mode: which value of ``metric`` is better; None is the monitor's.
+    """
+
+    patience: int = 3
+    min_delta: float = 0.0
+    metric: str | None = None
+    mode: Mode | None = None
+
+
+@dataclass
+class ThresholdSpec:
+    """Fires when a validation metric has passed a value; give ``above`` or ``below``.
+
+    Attributes:
+        metric: such as ``val/loss``; None is the run's monitor.
+        above: fires at this value or a larger one.
+        below: fires at this value or a smaller one.
+    """
+
+    metric: str | None = None
+    above: float | None = None
+    below: float | None = None
+
+
+@dataclass
+class SettleSpec:
+    """Drops the prefix of depth groups whose gradient norms have settled (Liu et al. 2021, AutoFreeze).
+
+    Attributes:
+        percentile: a group has settled where the relative change of its gradient norm is at most this percentile
+            (0..100) of the changes of all groups that learn.
+        every: optimizer steps of an interval, over which norms are averaged; None is an epoch.
+    """
+
+    percentile: float = 50.0
+    every: int | None = None
+
+
 @dataclass
 class UntilSpec:
-    """What ends a phase, counted from its start; the first that is reached."""
+    """What ends a phase, counted from its start; the first that is reached.
+
+    Attributes:
+        epochs, steps: its longest duration.
+        fraction: the same as a share of the whole run, 0..1.
+        plateau, threshold: a validation metric ends it earlier.
+    """
 
     epochs: int | None = None
     steps: int | None = None
+    fraction: float | None = None
+    plateau: PlateauSpec | None = None
+    threshold: ThresholdSpec | None = None
+
+
+@dataclass
+class EachSpec:
+    """What moves a walk on to its next stage, counted from the stage's start; the first that is reached.
+
+    Attributes:
+        epochs, steps: its longest duration.
+        fraction: the same as a share of the phase, 0..1.
+        plateau: a validation metric ends it earlier.
+        settle: gradient norms that have settled end it earlier.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    fraction: float | None = None
+    plateau: PlateauSpec | None = None
+    settle: SettleSpec | None = None
+
+
+@dataclass
+class WalkSpec:
+    """One phase that moves through depth, in stages.
+
+    Attributes:
+        order: where it begins.
+        by: depth groups that each stage adds, moves by or drops.
+        mode: what a stage trains.
+        each: what ends a stage; None spreads the stages evenly over the phase.
+        hold: the share of the phase, 0..1, by which the first stage lasts longer than ``each`` says; without it, the
+            share that it lasts.
+        keep: a selector of parameters that learn in every stage.
+        anneal: for ``drop``: take a group's learning rate to zero, on a half cosine, before it drops (Brock et al.
+            2017, FreezeOut).
+    """
+
+    order: WalkOrder = WalkOrder.top_down
+    by: int = 1
+    mode: WalkMode = WalkMode.add
+    each: EachSpec | None = None
+    hold: float = 0.0
+    keep: str | None = None
+    anneal: bool = False
 
 
 @dataclass
@@ -105,19 +277,66 @@ class PhaseLrSpec:
     warmup: WarmupSpec | None = None
 
 
+class BatchNormMode(Enum):
+    """``eval``: a batch norm uses and keeps its running statistics; ``batch``: it uses the batch's and updates them."""
+
+    eval = "eval"
+    batch = "batch"
+
+
+class BatchNormAffine(Enum):
+    """Whether scale and shift of batch norms learn: as the selector says (``follow``), always, or never."""
+
+    follow = "follow"
+    train = "train"
+    freeze = "freeze"
+
+
 @dataclass
-class PhaseSpec:
-    """A span of training with one absolute set of trainable parameters.
+class BatchNormSpec:
+    """What batch norms do; statistics and affine parameters separately.
 
     Attributes:
-        train: a selector expression.
-        until: the phase's end; the last phase may leave it out and takes the rest of the run.
-        lr: the phase's learning rate.
+        frozen: the statistics of batch norms in frozen depth groups, or with frozen parameters.
+        trainable: the statistics of all others.
+        affine: their scale and shift.
     """
 
-    train: str = MISSING
+    frozen: BatchNormMode = BatchNormMode.eval
+    trainable: BatchNormMode = BatchNormMode.batch
+    affine: BatchNormAffine = BatchNormAffine.follow
+
+
+class FrozenMode(Enum):
+    """``eval``: dropout and drop path of frozen depth groups are off; ``train``: they are on."""
+
+    eval = "eval"
+    train = "train"
+
+
+@dataclass
+class PhaseSpec:
+    """A span of training with one absolute set of trainable parameters, or a walk through several.
+
+    Attributes:
+        train: a selector expression; of a walk, what it walks through, which is ``all`` where nothing is stated.
+        walk: move through the depth groups of ``train`` in stages.
+        until: the phase's end; the last phase may leave it out and takes the rest of the run.
+        start: the weights it starts from.
+        optimizer: what becomes of the optimizer's state as it begins.
+        lr: the phase's learning rate.
+        rewarm: a rise of the learning rate of each depth group from when it thaws in this phase.
+        bn: what batch norms do, where it differs from the schedule's.
+    """
+
+    train: str | None = None
+    walk: WalkSpec | None = None
     until: UntilSpec | None = None
+    start: StartFrom = StartFrom.last
+    optimizer: OptimizerState = OptimizerState.keep
     lr: PhaseLrSpec = field(default_factory=PhaseLrSpec)
+    rewarm: WarmupSpec | None = None
+    bn: BatchNormSpec | None = None
 
 
 @dataclass
@@ -129,39 +348,42 @@ class LrScaleSpec:
 
 
 @dataclass
-class BatchNormSpec:
-    """What the running statistics of a frozen batch norm do."""
-
-    frozen: FrozenBatchNorm = FrozenBatchNorm.eval
-
-
-@dataclass
 class FreezeSpec:
     """A freeze schedule.
 
     Attributes:
+        depth: how the depth groups are made.
         phases: name to phase, in order. The values are checked against ``PhaseSpec`` after composition, so that
             ``freeze.phases.full={train: all}`` can add one.
         lr_decay: layer-wise decay; a group at depth d gets the factor ``lr_decay ** (D - d)``.
+        lr_scale: factors for the head and the body.
+        bn: what batch norms do.
+        frozen: the mode of the other layers of frozen depth groups.
+        clip: what ``trainer.gradient_clip_val`` bounds.
     """
 
+    depth: DepthSpec = field(default_factory=DepthSpec)
     phases: dict[str, Any] = field(default_factory=dict)
     lr_decay: float = 1.0
     lr_scale: LrScaleSpec = field(default_factory=LrScaleSpec)
     bn: BatchNormSpec = field(default_factory=BatchNormSpec)
+    frozen: FrozenMode = FrozenMode.eval
+    clip: ClipBy = ClipBy.run
 
 
 @dataclass
 class SpeedSpec:
-    """What changes how fast a model runs, not what it computes.
+    """What changes how fast a model runs and what memory it takes, not what it computes.
 
     Attributes:
         channels_last: the memory format of pictures and activations.
+        grad_checkpointing: compute activations again in the backward pass in place of keeping them.
         compile: run the model through ``torch.compile``.
         compile_backend: what it compiles with.
     """
 
     channels_last: bool = False
+    grad_checkpointing: bool = False
     compile: bool = False
     compile_backend: str = "inductor"
 
@@ -206,6 +428,8 @@ class TrainSpec:
         folder: this run's folder; filled in when it is made.
         class_weights: weights of the classes in the loss.
         lr_find: measure a learning rate before training and use it in place of ``optimizer.lr``.
+        adapter: what is put into the layers of the body to learn in their place.
+        regularizer: what is added to the loss for the weights.
         run: the folder of the run that ``resume`` continues; without it, of no effect.
         resume: go on where ``run`` stopped, in its folder and with its config.
         rerun: in a sweep, train again the jobs that an earlier sweep has done.
@@ -232,10 +456,12 @@ class TrainSpec:
     data: Any = None
     backbone: BackboneSpec = field(default_factory=BackboneSpec)
     freeze: FreezeSpec = field(default_factory=FreezeSpec)
+    adapter: Any = None
     optimizer: Any = None
     lr: LrSpec = field(default_factory=LrSpec)
     augment: Any = None
     loss: Any = None
+    regularizer: Any = None
     metrics: Any = None
     trainer: Any = None
     callbacks: Any = None
@@ -307,6 +533,8 @@ class PredictSpec:
         images: a file, a folder (searched in depth) or a ``.txt`` list with one path a line.
         output: a ``.csv`` or ``.parquet`` file.
         device: ``auto``, ``cpu`` or ``cuda``.
+        trust: import prefixes that ``backbone.module`` of the run's own config may name; only of use for such a run.
+        config_dirs: the folders given with ``--config-dir``, whose targets are trusted too; filled in.
     """
 
     run: str = MISSING
@@ -314,4 +542,6 @@ class PredictSpec:
     output: str = "predictions.csv"
     batch_size: int = 64
     device: str = "auto"
+    trust: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
     debug: bool = False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,17 @@ def jitter(model: nn.Module) -> None:
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
                 tensor.mul_(1 + 0.2 * torch.rand_like(tensor)).add_(0.01)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many of timm's models each source of depth groups serves; see test_every_model.py."""
+    counted: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in (report for report in reports if getattr(report, "when", "") == "call"):
+            for name, count in getattr(report, "user_properties", ()):
+                if name.startswith("depth by "):
+                    counted[name] += count
+    if counted:
+        corrected = counted.pop("depth by corrected", 0)
+        listed = ", ".join(f"{count} {name.removeprefix('depth ')}" for name, count in counted.most_common())
+        terminalreporter.write_line(f"depth groups of {counted.total()} timm models: {listed}; {corrected} corrected")

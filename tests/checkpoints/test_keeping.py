@@ -61,3 +61,64 @@ def test_a_state_that_names_other_files_is_refused() -> None:
     state = {"records": [{"file": "../model.safetensors", "step": 1, "score": 1.0}]}
     with pytest.raises(StorageError, match="no checkpoint of its folder"):
         Keeping(keep_best=1, keep_latest=2, larger_is_better=True).load_state_dict(state)
+
+
+def since(step: int | None, scores: list[float | None], *, best: int = 1, latest: int = 1) -> Keeping:
+    """Keeps the best after a step as well; the steps are 1, 2, 3, ..."""
+    keeping = Keeping(keep_best=best, keep_latest=latest, larger_is_better=True)
+    keeping.since = step
+    for number, score in enumerate(scores, start=1):
+        keeping.add(Record(checkpoint_name(number), number, score))
+    return keeping
+
+
+def test_the_best_after_a_step_is_kept_beside_the_best_of_all() -> None:
+    scores = [0.9, 0.5, 0.7, 0.6, 0.1]
+    keeping = since(1, scores)
+    assert keeping.best == Record(checkpoint_name(1), 1, 0.9)
+    assert keeping.best_since == Record(checkpoint_name(3), 3, 0.7)
+    assert [record.step for record in keeping.records] == [1, 3, 5]
+    # without a step it goes with the others
+    assert [record.step for record in since(None, scores).records] == [1, 5]
+
+
+def test_what_was_scored_at_the_step_itself_belongs_to_what_came_before() -> None:
+    assert since(2, [0.1, 0.9]).best_since is None
+    assert since(2, [0.1, 0.9, None, math.nan]).best_since is None
+    first_after = since(2, [0.1, 0.9, 0.5, 0.5]).best_since
+    assert first_after is not None
+    assert first_after.step == 3
+
+
+def test_a_score_is_wanted_where_it_is_the_best_after_the_step() -> None:
+    keeping = since(2, [0.9, 0.8])
+    assert keeping.wants(0.1)  # the first after the step
+    assert not since(None, [0.9, 0.8]).wants(0.1)
+    keeping.add(Record(checkpoint_name(3), 3, 0.5))
+    assert keeping.wants(0.6)
+    assert not any(keeping.wants(score) for score in (0.5, 0.4, None, math.nan, -math.inf))
+
+
+def test_the_best_after_the_step_stays_until_a_later_one_than_its_successor_is_written() -> None:
+    """A run that goes on from before a damaged successor still finds what its next phase starts from."""
+    assert [record.step for record in since(1, [0.9, 0.5, 0.6]).records] == [1, 2, 3]
+    assert [record.step for record in since(1, [0.9, 0.5, 0.6, 0.1]).records] == [1, 3, 4]
+
+
+def test_a_new_step_lets_go_of_the_best_of_the_span_before() -> None:
+    keeping = since(0, [0.5, 0.9, 0.6])
+    keeping.since = 3
+    assert keeping.best_since is None
+    gone = keeping.add(Record(checkpoint_name(4), 4, 0.95))
+    assert gone == [checkpoint_name(3)]
+    assert keeping.best_since == keeping.best == Record(checkpoint_name(4), 4, 0.95)
+
+
+def test_a_smaller_score_may_be_the_better() -> None:
+    keeping = Keeping(keep_best=1, keep_latest=1, larger_is_better=False)
+    keeping.since = 0
+    for number, score in enumerate([0.5, 0.3, 0.4], start=1):
+        keeping.add(Record(checkpoint_name(number), number, score))
+    assert keeping.best_since == Record(checkpoint_name(2), 2, 0.3)
+    assert keeping.wants(0.2)
+    assert not keeping.wants(0.3)

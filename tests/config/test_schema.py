@@ -16,6 +16,7 @@ def test_the_shipped_weights_are_found() -> None:
 def test_the_keys_of_a_run_are_pinned() -> None:
     keys = (
         "name seed test debug output folder class_weights lr_find run resume rerun trust config_dirs on_nan "
-        "monitor data backbone freeze optimizer lr augment loss metrics trainer callbacks logger speed"
+        "monitor data backbone freeze adapter optimizer lr augment loss regularizer metrics trainer callbacks "
+        "logger speed"
     )
     assert list(compose("train").keys()) == keys.split()

@@ -22,7 +22,11 @@ NEEDS = {
     "data": ["data.root=absent"],
     "experiment": ["data.root=absent"],
 }
-RUN_GROUPS = ("freeze", "optimizer", "lr", "augment", "loss", "callbacks", "metrics", "speed")
+OPTION_NEEDS = {
+    ("data", "digits"): [],
+    ("backbone", "module"): ["backbone.module._target_=torchvision.models.resnet18"],
+}
+RUN_GROUPS = ("freeze", "adapter", "optimizer", "lr", "augment", "loss", "regularizer", "callbacks", "metrics", "speed")
 
 
 def command_of(group: str) -> str:
@@ -30,15 +34,20 @@ def command_of(group: str) -> str:
 
 
 def needs(group: str, option: str) -> list[str]:
-    return NEEDS.get(group, []) if (group, option) != ("data", "digits") else []
+    return OPTION_NEEDS.get((group, option), NEEDS.get(group, []))
+
+
+def skip_without_extra(option: str) -> None:
+    package = {"wandb": "wandb", "lora": "peft"}.get(option)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"the extra {option} is not installed")
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))
 def test_it_composes_and_its_targets_can_be_built(group: str, option: str) -> None:
     sign = "+" if group not in compose("train") and group not in ("experiment", *ROOTS) else ""
     config = compose(command_of(group), [f"{sign}{group}={option}", *needs(group, option)])
-    if option == "wandb" and importlib.util.find_spec("wandb") is None:
-        pytest.skip("the extra wandb is not installed")
+    skip_without_extra(option)
     config.folder = "folder"
     check_targets(config, supplied=SUPPLIED)
 
@@ -55,27 +64,20 @@ def test_its_file_says_what_it_is(group: str, option: str) -> None:
     ("group", "option"), [item for item in OPTIONS if item[0] in RUN_GROUPS], ids=lambda value: str(value)
 )
 def test_it_trains(group: str, option: str, tmp_path: Path) -> None:
-    epochs = 2 if group == "freeze" else 1
-    lengths = (
-        [
-            f"freeze.phases.{name}.until.epochs=1"
-            for name in list(compose("train", [f"freeze={option}"]).freeze.phases)[:-1]
-        ]
-        if group == "freeze"
-        else []
-    )
+    skip_without_extra(option)
+    # enough steps for each stage of a walk
+    epochs, batch = (3, 8) if group == "freeze" else (1, 32)
     run = frostline.train(
         [
             f"{group}={option}",
             "backbone.name=test_resnet",
             "backbone.weights=none",
             "data.labels_per_class=7",
-            "data.batch_size=32",
+            f"data.batch_size={batch}",
             "trainer=cpu",
             f"trainer.max_epochs={epochs}",
             f"output={tmp_path}",
             "logger=csv",
-            *lengths,
         ]
     )
     assert run.metrics["test/count"] == 269

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import pytest
@@ -11,8 +11,8 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from frostline.freezing import FreezeSchedule
-from frostline.specs import FreezeSpec, LrScaleSpec, LrSpec, PhaseSpec
+from frostline.freezing import FreezeSchedule, Progress, Transition, Validation
+from frostline.specs import BatchNormSpec, FreezeSpec, LrScaleSpec, LrSpec, PhaseSpec
 from frostline.types import DepthGroup
 
 Grouped = tuple[nn.Module, tuple[DepthGroup, ...]]
@@ -108,14 +108,61 @@ def make_schedule(small: Grouped) -> Callable[..., FreezeSchedule]:
         *,
         lr_decay: float = 1.0,
         lr_scale: LrScaleSpec | None = None,
+        bn: BatchNormSpec | None = None,
         steps_per_epoch: int = 10,
         total_steps: int = 100,
+        validation: Validation | None = None,
+        new: frozenset[str] | None = None,
+        allowed: frozenset[str] | None = None,
         **phases: PhaseSpec,
     ) -> FreezeSchedule:
         model, groups = small
-        spec = FreezeSpec(phases=dict(phases), lr_decay=lr_decay, lr_scale=lr_scale or LrScaleSpec())
+        spec = FreezeSpec(
+            phases=dict(phases), lr_decay=lr_decay, lr_scale=lr_scale or LrScaleSpec(), bn=bn or BatchNormSpec()
+        )
         return FreezeSchedule(
-            spec, lr or LrSpec(), groups, model, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+            spec,
+            lr or LrSpec(),
+            groups,
+            model,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+            validation=validation,
+            new=new,
+            allowed=allowed,
         )
 
     return make
+
+
+@pytest.fixture
+def drive() -> Callable[..., list[Transition]]:
+    """Goes through a run as the callback does: ask before a step, show gradients at it, validate after an epoch."""
+
+    def drive(
+        progress: Progress,
+        metrics: Sequence[dict[str, float]] = (),
+        norms: Callable[[int], dict[str, float]] | None = None,
+        *,
+        start: int = 0,
+        every: int = 1,
+    ) -> list[Transition]:
+        schedule, interval, shown, found = (
+            progress.schedule,
+            progress.schedule.steps_per_epoch * every,
+            iter(metrics),
+            [],
+        )
+        for step in range(start, schedule.total_steps):
+            while (transition := progress.advance(step)) is not None:
+                found.append(transition)
+            if norms is not None and progress.watches_gradients:
+                learning = progress.stage.groups  # what is frozen has no gradient
+                progress.observe_gradients({name: norm for name, norm in norms(step).items() if name in learning})
+            if (step + 1) % interval == 0 and (values := next(shown, None)) is not None:
+                progress.observe(values)
+            if progress.is_over:
+                break
+        return found
+
+    return drive

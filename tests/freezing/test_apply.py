@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from frostline.freezing import apply_phase, assert_modes, module_modes, select
-from frostline.specs import BatchNormSpec, FrozenBatchNorm
+from frostline.specs import BatchNormMode, BatchNormSpec, FrozenMode
 from frostline.types import DepthGroup
 
 EVAL = BatchNormSpec()
-BATCH = BatchNormSpec(frozen=FrozenBatchNorm.batch)
+BATCH = BatchNormSpec(frozen=BatchNormMode.batch)
+STILL = BatchNormSpec(trainable=BatchNormMode.eval)
 MODELS = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
 SELECTORS = (
     "all",
@@ -27,9 +28,10 @@ def training(model):
     return {name for name, module in model.named_modules() if module.training}
 
 
-def modes(small, expression, bn=EVAL):
+def modes(small, expression, bn=EVAL, frozen=FrozenMode.eval):
     model, groups = small
-    return {name for name, on in module_modes(model, groups, select(expression, groups, model), bn).items() if on}
+    found = module_modes(model, groups, select(expression, groups, model), bn, frozen)
+    return {name for name, on in found.items() if on}
 
 
 def test_apply_sets_gradients_absolutely(small):
@@ -85,6 +87,50 @@ def test_frozen_batch_norms_may_go_on_updating(small):
     on = modes(small, "head", BATCH)
     assert on >= {"stem.1", "blocks.0.bn", "blocks.2.bn"}
     assert not on & {"pos_drop", "blocks.0.drop", "stem.0"}
+
+
+def test_trainable_batch_norms_may_keep_their_statistics(small):
+    model, _ = small
+    norms = {"stem.1", *(f"blocks.{i}.bn" for i in range(3))}
+    assert modes(small, "all", STILL) == {name for name, _ in model.named_modules()} - norms
+    # what is frozen follows the other half of the policy
+    swapped = BatchNormSpec(frozen=BatchNormMode.batch, trainable=BatchNormMode.eval)
+    assert modes(small, "head + top:1", swapped) & norms == norms - {"blocks.2.bn"}
+    assert modes(small, "head + top:1", STILL) & norms == set()
+
+
+def test_frozen_layers_may_keep_their_dropout(small):
+    model, _ = small
+    norms = {"stem.1", *(f"blocks.{i}.bn" for i in range(3))}
+    on = modes(small, "head", EVAL, FrozenMode.train)
+    assert on == {name for name, _ in model.named_modules()} - norms
+    assert modes(small, "head", BATCH, FrozenMode.train) == on | norms
+    assert modes(small, "top:1", EVAL, FrozenMode.train) == on | {"blocks.2.bn"}
+
+
+def test_assert_modes_takes_the_mode_of_frozen_layers(small):
+    model, groups = small
+    trainable = select("head", groups, model)
+    model.train()
+    assert_modes(model, groups, trainable, STILL, FrozenMode.train)
+    assert training(model) == modes(small, "head", STILL, FrozenMode.train)
+
+
+def test_statistics_that_stay_do_not_hold_their_weights(timm_model):
+    """bn.trainable=eval: scale and shift learn, buffers stay, and the running statistics normalize."""
+    model, groups = timm_model("test_resnet")
+    trainable = select("all", groups, model)
+    apply_phase(model, trainable)
+    parameters, buffers = snapshot(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for images, targets in batches():
+        model.train()
+        assert_modes(model, groups, trainable, STILL)
+        nn.functional.cross_entropy(model(images), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+    assert not torch.equal(model.bn1.weight, parameters["bn1.weight"])
 
 
 def test_a_batch_norm_without_parameters_follows_its_group():

@@ -3,7 +3,22 @@ from __future__ import annotations
 import pytest
 
 from frostline.freezing import describe
-from frostline.specs import Curve, LrScaleSpec, LrSpec, PhaseLrSpec, PhaseSpec, UntilSpec, WarmupSpec
+from frostline.specs import (
+    Curve,
+    EachSpec,
+    LrScaleSpec,
+    LrSpec,
+    PhaseLrSpec,
+    PhaseSpec,
+    PlateauSpec,
+    SettleSpec,
+    ThresholdSpec,
+    UntilSpec,
+    WalkMode,
+    WalkOrder,
+    WalkSpec,
+    WarmupSpec,
+)
 
 
 @pytest.fixture
@@ -13,8 +28,8 @@ def description(make_schedule):
             LrSpec(curve=Curve.linear),
             lr_decay=0.5,
             lr_scale=LrScaleSpec(head=2.0, body=0.1),
-            probe=PhaseSpec("head", UntilSpec(epochs=2)),
-            norms=PhaseSpec("head + type:norm", UntilSpec(steps=5)),
+            probe=PhaseSpec("head", until=UntilSpec(epochs=2)),
+            norms=PhaseSpec("head + type:norm", until=UntilSpec(steps=5)),
             full=PhaseSpec("all - bottom:1", lr=PhaseLrSpec(scale=0.1, warmup=WarmupSpec(steps=4))),
         )
     )
@@ -41,3 +56,50 @@ def test_phase_table(description):
     assert (norms.frost_line, norms.frost_line_name) == (0, "stem")
     assert (full.frost_line, full.frost_line_name) == (1, "blocks.0")
     assert (full.lr_scale, full.curve, full.warmup) == (0.1, "linear", 4)
+
+
+def test_a_walk_has_a_row_for_each_stage(make_schedule):
+    walk = WalkSpec(by=2, each=EachSpec(steps=20))
+    rows = describe(make_schedule(thaw=PhaseSpec(walk=walk), lr=LrSpec(warmup=WarmupSpec(steps=4)))).phases
+    assert [(row.name, row.phase_name, row.start, row.end) for row in rows] == [
+        ("thaw 1/3", "thaw", 0, 20),
+        ("thaw 2/3", "thaw", 20, 40),
+        ("thaw 3/3", "thaw", 40, 100),
+    ]
+    assert [row.frost_line_name for row in rows] == ["blocks.2", "blocks.0", "stem"]
+    assert [row.parameters for row in rows] == [10 + 156, 10 + 3 * 156, 602]
+    # the phase warms up once, as it begins
+    assert [row.warmup for row in rows] == [4, 0, 0]
+
+
+def test_the_depth_table_names_the_stages_that_train_a_group(make_schedule):
+    rows = describe(
+        make_schedule(
+            chain=PhaseSpec(
+                walk=WalkSpec(mode=WalkMode.solo, order=WalkOrder.bottom_up, keep="param:bias"),
+                until=UntilSpec(steps=50),
+            ),
+            full=PhaseSpec("all"),
+        )
+    ).groups
+    assert [row.phases for row in rows] == [(f"chain[{i}]", "full") for i in range(1, 6)]
+    others = ["2..5", "1,3..5", "1..2,4..5", "1..3,5", "1..4"]
+    assert [row.partly for row in rows] == [(f"chain[{i}]",) for i in others]
+
+
+def test_the_phase_table_says_what_may_end_a_row_earlier(make_schedule):
+    until = UntilSpec(epochs=5, plateau=PlateauSpec(patience=2), threshold=ThresholdSpec("val/loss", below=0.25))
+    each = EachSpec(settle=SettleSpec(), plateau=PlateauSpec(patience=1))
+    rows = describe(
+        make_schedule(
+            probe=PhaseSpec("head", until=until),
+            walk=PhaseSpec(walk=WalkSpec(mode=WalkMode.drop, by=3, each=each)),
+        )
+    ).phases
+    assert [row.until for row in rows] == [
+        "val/accuracy no better for 2; val/loss <= 0.25",
+        "val/accuracy no better for 1; gradients settled, every 10 steps",
+        "",
+    ]
+    # stages without a planned end are spread over the phase
+    assert [(row.start, row.end) for row in rows] == [(0, 50), (50, 75), (75, 100)]

@@ -106,13 +106,17 @@ def test_predict_labels_a_folder(finished: frostline.Run, pictures: Path, tmp_pa
     assert sums == pytest.approx([1.0] * 21)
 
 
-def test_inspect_trains_and_writes_nothing(tmp_path: Path) -> None:
+def test_inspect_writes_what_it_shows_and_trains_nothing(tmp_path: Path) -> None:
     done = frostline_command("inspect", "freeze=last_n", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "frost line" in done.stdout
     assert "frozen" in done.stdout
     assert "head" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    (written,) = (tmp_path / "outputs").iterdir()
+    (folder,) = written.iterdir()
+    assert written.name == "inspect"
+    files = {"config.yaml", "depth.csv", "phases.csv", "thaw_plan.png", "thaw_plan.svg"}
+    assert {path.name for path in folder.iterdir()} == files
 
 
 @pytest.mark.parametrize(

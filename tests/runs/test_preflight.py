@@ -245,6 +245,12 @@ def test_a_single_picture_for_each_process_is_seen(prepare: Prepare) -> None:
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
+def test_several_phases_on_several_processes_are_fine(prepare: Prepare) -> None:
+    flight = prepare("trainer=ddp_cpu", "freeze=lp_ft", "freeze.phases.probe.until={epochs: 1}")
+    assert len(flight.parts.schedule.phases) == 2
+    flight.check()
+
+
 def test_each_process_has_pictures_to_validate(prepare: Prepare) -> None:
     flight = prepare()
     splits = flight.parts.data.splits

@@ -183,11 +183,6 @@ def test_pictures_without_labels_are_for_pretrain(train: Train) -> None:
         train("data=pictures")
 
 
-def test_several_phases_on_several_processes_are_refused(train: Train) -> None:
-    with pytest.raises(ConfigError, match="2 phases"):
-        train("trainer=ddp_cpu", "freeze=lp_ft", "freeze.phases.probe.until.epochs=1")
-
-
 def test_an_unreadable_picture_names_itself(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     import shutil
 

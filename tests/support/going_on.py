@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from frostline.checkpoints import Keeping, checkpoints_in, read_checkpoint
-from frostline.config import compose
+from frostline.config import compose, load_config
 from frostline.runs.folder import RunFolder
 from frostline.runs.resuming import prepare_resume
 from frostline.runs.starting import prepare
 from frostline.runs.worker import work
+from frostline.specs import Mode
 
 EVERYTHING = [
     "data=folder",
@@ -66,8 +67,8 @@ def state(folder: RunFolder) -> dict[str, Any]:
     return read_checkpoint(checkpoints_in(folder.checkpoints)[-1])
 
 
-def best(content: dict[str, Any]) -> Any:
-    keeping = Keeping(keep_best=1, keep_latest=2, larger_is_better=True)
+def best(content: dict[str, Any], *, larger_is_better: bool) -> Any:
+    keeping = Keeping(keep_best=1, keep_latest=2, larger_is_better=larger_is_better)
     keeping.load_state_dict(content["callbacks"]["Checkpointing"])
     return keeping.best
 
@@ -100,7 +101,8 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
     kept = {key: value for key, value in first["callbacks"].items() if key.startswith(("EarlyStopping", "EpochLines"))}
     assert "EpochLines" in kept
     assert_equal(kept, {key: second["callbacks"][key] for key in kept}, "callbacks")
-    assert best(first) == best(second)
+    larger = load_config(one.config).monitor.mode in (Mode.max, Mode.max.name)
+    assert best(first, larger_is_better=larger) == best(second, larger_is_better=larger)
     assert rows(one.path / "metrics.csv") == rows(other.path / "metrics.csv")
     assert rows(one.schedule) == rows(other.schedule)
     timed = ("seconds", "images_per_second")

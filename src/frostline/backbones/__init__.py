@@ -1,19 +1,24 @@
-"""Backbones: creating timm models, loading their weights, their depth groups, and saving them as timm folders."""
+"""Backbones: creating models, loading their weights, their depth groups, and saving them as folders."""
 
 from __future__ import annotations
 
 from frostline.backbones.creating import Backbone, create_backbone, resolve_preprocessing
 from frostline.backbones.depth import depth_groups
-from frostline.backbones.folders import TimmFolder, load_timm_folder, save_timm_folder
+from frostline.backbones.folders import SavedModel, load_timm_folder, save_timm_folder
 from frostline.backbones.loading import LoadReport
+from frostline.backbones.module_config import holds_module
+from frostline.backbones.module_folders import load_module_folder, save_module_folder
 
 __all__ = [
     "Backbone",
     "LoadReport",
-    "TimmFolder",
+    "SavedModel",
     "create_backbone",
     "depth_groups",
+    "holds_module",
+    "load_module_folder",
     "load_timm_folder",
     "resolve_preprocessing",
+    "save_module_folder",
     "save_timm_folder",
 ]

@@ -34,6 +34,9 @@ RESERVED = {
     "model_name": "set backbone.name",
 }
 
+CONSTRUCTED = "constructor"
+"""Where the weights of a module come from that loads nothing but what its constructor does."""
+
 _UNEXPECTED = re.compile(r"unexpected keyword argument(?:\(s\):)? \[?'(\w+)'")
 _building = threading.Lock()
 
@@ -47,11 +50,13 @@ class Built:
         adapt: what timm does to a checkpoint of this architecture before loading it: renames tensors of the
             original authors, resamples position tables to the model's input size.
         config: timm's resolved pretrained config.
+        head: the path of its classifier; None for that of timm's ``get_classifier()``.
     """
 
     model: nn.Module
     adapt: CheckpointFilter
     config: dict[str, Any]
+    head: str | None = None
 
 
 def build(
@@ -92,24 +97,32 @@ def build(
         raise _refused(architecture, fault, args) from fault
 
 
-def classifier_tensors(model: nn.Module) -> frozenset[str]:
+def classifier_tensors(model: nn.Module, head: str | None = None) -> frozenset[str]:
     """Names in ``state_dict()`` of the classifier's tensors, by identity of its modules; empty where it has none.
+
+    Args:
+        model: a timm model, or any other where ``head`` is given.
+        head: the path of the classifier; None for that of timm's ``get_classifier()``.
 
     Raises:
         ConfigError: the model is one of timm's few bare encoders, which cannot be given a classifier.
     """
+    classifier = _classifier(model) if head is None else model.get_submodule(head)
+    # distilled models have two heads; an Identity is what num_classes=0 leaves
+    heads = classifier if isinstance(classifier, (tuple, list, nn.ModuleList)) else (classifier,)
+    members = {id(module) for one in heads if isinstance(one, nn.Module) for module in one.modules()}
+    found = {f"{path}." for path, module in model.named_modules(remove_duplicate=False) if id(module) in members}
+    return frozenset(name for name in model.state_dict() if name[: name.rfind(".") + 1] in found)
+
+
+def _classifier(model: nn.Module) -> Any:
     timm_model: Any = model
     if not hasattr(model, "get_classifier"):
         raise ConfigError(
             f"{type(model).__name__} is an encoder that timm gives no classifier.",
             mend="Take the model without '_enc' at the end of its name.",
         )
-    classifier = timm_model.get_classifier()
-    # distilled models have two heads; an Identity is what num_classes=0 leaves
-    heads = classifier if isinstance(classifier, (tuple, list, nn.ModuleList)) else (classifier,)
-    members = {id(module) for head in heads if isinstance(head, nn.Module) for module in head.modules()}
-    found = {f"{path}." for path, module in model.named_modules(remove_duplicate=False) if id(module) in members}
-    return frozenset(name for name in model.state_dict() if name[: name.rfind(".") + 1] in found)
+    return timm_model.get_classifier()
 
 
 def _arguments(

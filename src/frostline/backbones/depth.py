@@ -2,126 +2,141 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import timm.models
 from torch import nn
 
+from frostline.backbones.body_order import order_body, tied_names
 from frostline.backbones.building import classifier_tensors
+from frostline.backbones.titles import span
+from frostline.errors import ConfigError, suggestion
+from frostline.specs import DepthSource, DepthSpec
 from frostline.types import DepthGroup
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_SIDE = 224  # of the pictures for a model that does not say
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The parameters of a model by depth, and how that was found.
+
+    Attributes:
+        groups: an ordered partition of ``model.named_parameters()`` with ``depth`` 0, 1, ...; the last one, and only
+            that, is the head. There is none in a model without a classifier.
+        source: ``matcher`` (timm's own groups), ``trace`` (the model's blocks in the order of first use), or
+            ``modules`` (the blocks in the order of their registration, where no forward pass can be traced).
+        corrections: a sentence for each thing that is not as timm's matcher has it, and for what could not be checked.
+    """
+
+    groups: tuple[DepthGroup, ...]
+    source: str
+    corrections: tuple[str, ...]
 
 
 def depth_groups(model: nn.Module) -> tuple[DepthGroup, ...]:
-    """The parameters of a timm model by depth.
+    """The parameters of a timm model by depth; see ``depth_of``."""
+    return depth_of(model).groups
 
-    The order is that of timm's ``group_matcher``. What it leaves unmatched joins the group of the parameter that is
-    registered before it, so that what stands between the last block and the classifier belongs to that block; a stray
-    tensor of the model itself, such as ``pos_embed``, joins the stem. A model without a usable matcher is grouped by
-    its top-level modules, in the order of their registration, with containers opened.
+
+def depth_of(
+    model: nn.Module,
+    spec: DepthSpec | None = None,
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    head: str | None = None,
+) -> Depth:
+    """Find the depth of every parameter.
+
+    timm's ``group_matcher`` proposes groups, and a forward pass on the meta device tells when each parameter is first
+    used. A tensor that belongs to no block, such as ``pos_embed``, a relative position table or the last norm, joins
+    the group in which it is first used. Where the matcher is of no use, or has whole blocks in another order than they
+    run, the blocks themselves are the groups, in the order of first use. Norms between the last block and the
+    classifier belong to the last block. Tied parameters are together, where the first of them is.
 
     Args:
-        model: a timm model; works on the meta device too.
+        model: a timm model or any other module, on any device; it stays as it is.
+        spec: the source, and how many groups the body shall have; the defaults where None.
+        input_size: channels, height and width of a picture in pixels; None: what the model was made for.
+        head: the module path of the classifier; None: that of timm's ``get_classifier()``.
 
-    Returns:
-        Groups with ``depth`` 0, 1, ... in order. The last one, and only that, is the head: the parameters of
-        ``get_classifier()``; there is none in a model that was built without a classifier.
+    Raises:
+        ConfigError: a source that is of no use for the model, no bins, a head that is no module or all of
+            the model, or none named for a model that is not timm's.
     """
+    spec = DepthSpec() if spec is None else spec
     names = [name for name, _ in model.named_parameters()]
-    head = classifier_tensors(model)
-    body = [name for name in names if name not in head]
-    order = _completed(_by_matcher(model, body) or _by_module(model, body, head), body)
-    held = _gathered(model, order)
-    groups = tuple(DepthGroup(depth, *named) for depth, named in enumerate(zip(_titles(held), held, strict=True)))
-    own = tuple(name for name in names if name in head)
-    return (*groups, DepthGroup(len(groups), "head", own, is_head=True)) if own else groups
+    own = _head_of(model, head)
+    body = [name for name in names if name not in own]
+    found = order_body(model, body, DepthSource(spec.source), input_size or _input_size(model))
+    named = zip(found.titles, found.held, strict=True)
+    groups = _binned([DepthGroup(depth, *pair) for depth, pair in enumerate(named)], spec.bins)
+    classifier = tuple(name for name in names if name in own)
+    if classifier:
+        groups = (*groups, DepthGroup(len(groups), "head", classifier, is_head=True))
+    return Depth(groups, found.source, found.corrections)
 
 
-def _by_matcher(model: nn.Module, body: Sequence[str]) -> dict[str, int]:
-    """What timm's matcher places, by parameter; empty where it tells fewer than two places apart."""
-    try:
-        timm_model: Any = model
-        matcher = timm_model.group_matcher(coarse=False)
-        found = timm.models.group_parameters(model, matcher, reverse=True)
-    except Exception:  # no matcher, or one that fails: either way it is of no use
-        return {}
-    # timm puts all that no expression matches behind everything else, stray tensors of the input too
-    expressions = list(_expressions(matcher)) if isinstance(matcher, dict) else [""]
-    placed = {
-        name: found[name] for name in body if name in found and any(re.match(entry, name) for entry in expressions)
-    }
-    return placed if len(set(placed.values())) > 1 else {}
+def _binned(groups: Sequence[DepthGroup], bins: int | None) -> tuple[DepthGroup, ...]:
+    """Neighbors joined into at most ``bins`` groups, of numbers that differ by one at most."""
+    if bins is None:
+        return tuple(groups)
+    if bins < 1:
+        mend = "It is a number of depth groups, 1 or more; null keeps them all."
+        raise ConfigError(f"freeze.depth.bins is {bins}.", mend=mend)
+    bins = min(bins, len(groups))
+    edges = [index * len(groups) // bins for index in range(bins + 1)]
+    joined = [groups[start:end] for start, end in pairwise(edges)]
+    return tuple(
+        DepthGroup(depth, span(bin_[0].name, bin_[-1].name), tuple(name for group in bin_ for name in group.parameters))
+        for depth, bin_ in enumerate(joined)
+    )
 
 
-def _gathered(model: nn.Module, order: Mapping[str, int]) -> list[tuple[str, ...]]:
-    """Names by place, in order; norms alone at the end belong to the block before them."""
-    layers: dict[int, tuple[str, ...]] = {}
-    for name, place in order.items():
-        layers[place] = (*layers.get(place, ()), name)
-    held = [layers[place] for place in sorted(layers)]
-    while len(held) > 1 and all(model.get_parameter(name).ndim < 2 for name in held[-1]):
-        held[-2:] = [(*held[-2], *held[-1])]
-    return held
+def _head_of(model: nn.Module, path: str | None) -> frozenset[str]:
+    """The names of the classifier's parameters; what it shares with the body belongs to the body."""
+    if path is not None:
+        own = _tensors_below(model, path)
+    elif hasattr(model, "get_classifier"):
+        own = classifier_tensors(model)
+    elif hasattr(model, "pretrained_cfg"):  # one of timm's bare encoders
+        return frozenset()
+    else:
+        last = [name.rpartition(".")[0] for name, _ in model.named_parameters()][-1:]
+        raise ConfigError(
+            f"{type(model).__name__} is no timm model, so that its head must be named.",
+            mend=f"Give the module path of the classifier; the last layer is '{''.join(last)}'.",
+        )
+    tied = tied_names(model)
+    shared = {tied[name] for name in tied if name not in own}
+    return frozenset(name for name in own if tied.get(name) not in shared)
 
 
-def _expressions(matcher: Mapping[str, Any]) -> Iterator[str]:
-    """The regular expressions of a matcher: one, several with their suffixes, or none per group."""
-    for entry in matcher.values():
-        if isinstance(entry, (tuple, list)):
-            yield from (expression for expression, _ in entry)
-        elif entry is not None:
-            yield entry
+def _tensors_below(model: nn.Module, path: str) -> frozenset[str]:
+    """The parameters of the module at ``path``, under whichever name it is registered first."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if not path or path not in modules:
+        raise ConfigError(
+            f"{type(model).__name__} has no module '{path}' to be its head.",
+            mend=suggestion(path, [name for name in modules if name]),
+        )
+    members = {id(module) for module in modules[path].modules()}
+    found = {f"{name}." for name, module in modules.items() if id(module) in members}
+    own = frozenset(name for name, _ in model.named_parameters() if name[: name.rfind(".") + 1] in found)
+    if not own or len(own) == len(list(model.parameters())):
+        raise ConfigError(
+            f"The head '{path}' holds {'all parameters' if own else 'no parameter'} of {type(model).__name__}.",
+            mend="Name the module of the last layer, the classifier.",
+        )
+    return own
 
 
-def _by_module(model: nn.Module, body: Sequence[str], head: frozenset[str]) -> dict[str, int]:
-    """The place of each parameter's top-level module; without tensors of the model itself and around the head."""
-    around_head = {_unit(model, name) for name in head}
-    units = [unit for unit in (_unit(model, name) for name in body) if unit and unit not in around_head]
-    places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
-    return {name: places[unit] for name in body if (unit := _unit(model, name)) in places}
-
-
-def _unit(model: nn.Module, name: str) -> str:
-    """The top-level module of a parameter, or its entry where that module is a container; empty for a root tensor."""
-    parts = name.split(".")[:-1]
-    opened = bool(parts) and isinstance(model.get_submodule(parts[0]), _CONTAINERS)
-    return ".".join(parts[: 2 if opened else 1])
-
-
-def _completed(order: Mapping[str, int], body: Sequence[str]) -> dict[str, int]:
-    """``order`` with all of ``body``: root tensors first, the others beside the one registered before them."""
-    complete = {}
-    first = place = min(order.values(), default=0)
-    for name in body:
-        if "." in name:
-            place = order.get(name, place)
-        complete[name] = place if "." in name else order.get(name, first)
-    return complete
-
-
-def _titles(held: Sequence[tuple[str, ...]]) -> list[str]:
-    """A name for each group: ``stem``, then the module that holds most of it; unique, and never the head's."""
-    titles: list[str] = []
-    for names in held:
-        title = _main_module(names) if titles else "stem"
-        again = (title == "head") + sum(known == title or known.startswith(f"{title} (") for known in titles)
-        titles.append(f"{title} ({again + 1})" if again else title)
-    return titles
-
-
-def _main_module(names: Sequence[str]) -> str:
-    """The module that holds most of the parameters: its innermost part with a number that holds over half of them."""
-    inside = [name.split(".")[:-1] or [name] for name in names]
-    chosen: list[str] = []
-    while inside:
-        part, count = Counter(path[len(chosen)] for path in inside).most_common(1)[0]
-        if chosen and 2 * count <= len(inside):
-            break
-        chosen.append(part)
-        inside = [path for path in inside if path[: len(chosen)] == chosen and len(path) > len(chosen)]
-    numbered = [place for place, part in enumerate(chosen, start=1) if part.isdigit()]
-    return ".".join(chosen[: numbered[-1]] if numbered else chosen)
+def _input_size(model: nn.Module) -> tuple[int, int, int]:
+    """What the model says about its pictures, else the channels of its first convolution at the usual side."""
+    if hasattr(model, "pretrained_cfg"):
+        channels, height, width = timm.models.get_model_input_config(model)["input_size"]
+        return int(channels), int(height), int(width)
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels, _SIDE, _SIDE

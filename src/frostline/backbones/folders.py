@@ -24,8 +24,8 @@ from frostline.types import Preprocessing
 
 
 @dataclass(frozen=True)
-class TimmFolder:
-    """What a timm folder holds.
+class SavedModel:
+    """What a timm folder holds, or the ``model/`` of a run.
 
     Attributes:
         model: the model in eval mode, on the CPU; ``[B, C, H, W]`` float32 to ``[B, num_classes]`` logits.
@@ -61,12 +61,10 @@ def save_timm_folder(
     if labels and len(labels) != classes:
         raise ConfigError(f"{len(labels)} labels were given for a model with {classes} classes.")
     target = Path(folder)
-    if target.exists() and not _replaceable(target):
-        raise StorageError(f"'{target}' exists and is no timm folder.", mend="Name a folder that does not exist.")
     data_config = asdict(preprocessing)
     data_config["input_size"] = data_config.pop("size")
     try:
-        with _written_beside(target) as partial, _plain_tensors(model):
+        with written_beside(target) as partial, plain_tensors(model):
             timm.models.save_for_hf(
                 model,
                 str(partial),
@@ -80,7 +78,7 @@ def save_timm_folder(
         raise ConfigError(f"The model cannot be described in a timm folder: {fault}") from fault
 
 
-def load_timm_folder(folder: str | os.PathLike[str]) -> TimmFolder:
+def load_timm_folder(folder: str | os.PathLike[str]) -> SavedModel:
     """Load a timm folder, or the one in ``model/`` of a run folder, with its classifier.
 
     Raises:
@@ -110,7 +108,7 @@ def load_timm_folder(folder: str | os.PathLike[str]) -> TimmFolder:
             f"{', ...' if len(astray) > 3 else ''} differ.",
             mend="Fetch or save the folder again.",
         )
-    return TimmFolder(built.model.eval(), resolve_preprocessing(built.model), source.labels, report)
+    return SavedModel(built.model.eval(), resolve_preprocessing(built.model), source.labels, report)
 
 
 def _replaceable(folder: Path) -> bool:
@@ -118,8 +116,14 @@ def _replaceable(folder: Path) -> bool:
 
 
 @contextmanager
-def _written_beside(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target`` that takes its place at the end, and vanishes where that is not reached."""
+def written_beside(target: Path) -> Iterator[Path]:
+    """A new folder beside ``target`` that takes its place at the end, and vanishes where that is not reached.
+
+    Raises:
+        StorageError: ``target`` exists and holds no model.
+    """
+    if target.exists() and not _replaceable(target):
+        raise StorageError(f"'{target}' exists and is no timm folder.", mend="Name a folder that does not exist.")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     old = partial.with_suffix(".old")
@@ -140,7 +144,7 @@ def _written_beside(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _plain_tensors(model: nn.Module) -> Iterator[None]:
+def plain_tensors(model: nn.Module) -> Iterator[None]:
     """While this holds, ``state_dict()`` gives contiguous tensors: safetensors refuses channels_last and tied ones."""
 
     def plain(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import timm.models
 from torch import Tensor, nn
 
-from frostline.backbones.building import Built, classifier_tensors
+from frostline.backbones.building import CONSTRUCTED, Built, classifier_tensors
 from frostline.backbones.reading import file_sha256, read_tensors
 from frostline.errors import ConfigError
 
@@ -42,7 +42,8 @@ class LoadReport:
         """One line for the terminal: how many tensors were loaded, missing and unexpected, and which."""
         if self.source == "none":
             return f"weights: none loaded, all {len(self.missing)} tensors are new"
-        parts = [f"weights: {self.loaded} tensors loaded from {self.source}"]
+        whence = "as the constructor made them" if self.source == CONSTRUCTED else f"loaded from {self.source}"
+        parts = [f"weights: {self.loaded} tensors {whence}"]
         parts.append(f"{len(self.missing)} missing{_some(self.missing)}")
         parts.append(f"{len(self.unexpected)} unexpected{_some(self.unexpected)}")
         if self.left_out:
@@ -75,7 +76,7 @@ def load_weights(built: Built, path: Path, *, label: str, keeps_head: bool) -> L
     tensors = read_tensors(path)
     target = model.state_dict()
     state = _best_match(tensors, built, target)
-    head = classifier_tensors(model)
+    head = classifier_tensors(model, built.head)
     left_out = {name for name in head & state.keys() if not keeps_head or state[name].shape != target[name].shape}
     state = _fit_channels(built, {name: tensor for name, tensor in state.items() if name not in left_out}, target)
     _check_fit(path, tensors, state, target)

@@ -4,6 +4,7 @@ from frostline.callbacks.averaging import ExponentialMovingAverage
 from frostline.callbacks.batch_norm import SyncBatchNorm
 from frostline.callbacks.checkpoint_io import CheckedCheckpointIO
 from frostline.callbacks.checkpointing import Checkpointing
+from frostline.callbacks.early_stopping import EarlyStopping
 from frostline.callbacks.finite import WatchNumbers
 from frostline.callbacks.freezing import FollowSchedule
 from frostline.callbacks.loop_state import Cursor
@@ -13,6 +14,7 @@ __all__ = [
     "CheckedCheckpointIO",
     "Checkpointing",
     "Cursor",
+    "EarlyStopping",
     "EpochLines",
     "ExponentialMovingAverage",
     "FollowSchedule",

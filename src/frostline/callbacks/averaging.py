@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-class ExponentialMovingAverage(EMAWeightAveraging):
-    """Lightning's moving average, with counters left alone.
+class ExponentialMovingAverage(WeightAveraging):
+    """An exponential moving average that leaves frozen weights and counters alone.
 
+    Lightning's own computes ``decay * a + (1 - decay) * a`` of a frozen weight, which rounds to another number; this
+    one moves by a share of the difference, which is 0.
     Lightning averages every buffer in floating point and truncates the integers among them, so that the
     ``num_batches_tracked`` of a frozen batch norm loses a count now and then. A counter has no average: it is copied.
 
@@ -19,7 +22,8 @@ class ExponentialMovingAverage(EMAWeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        super().__init__(decay=decay)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch gives no types
+        super().__init__(multi_avg_fn=average)
         self._swapped = False
 
     def _copy_counters(self, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the best by the monitor, and the latest."""
+"""Which checkpoints a run keeps: the best by the monitor, of all or of a span too, and the latest."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ class Keeping:
         keep_best: how many of the best.
         keep_latest: how many of the latest.
         larger_is_better: the direction of the score.
+
+    Attributes:
+        since: keep the best of those after this step as well, which a phase may start from; None keeps none for that.
     """
 
     def __init__(self, *, keep_best: int, keep_latest: int, larger_is_better: bool) -> None:
@@ -41,6 +44,7 @@ class Keeping:
         self._keep_latest = keep_latest
         self._sign = -1.0 if larger_is_better else 1.0
         self.records: list[Record] = []
+        self.since: int | None = None
 
     @property
     def ranked(self) -> list[Record]:
@@ -48,18 +52,34 @@ class Keeping:
         return self._ranked(self.records)
 
     def _ranked(self, records: list[Record]) -> list[Record]:
+        return self._sorted(records)[: self._keep_best]
+
+    def _sorted(self, records: list[Record]) -> list[Record]:
         scored = [record for record in records if _is_finite(record.score)]
-        return sorted(scored, key=lambda record: (self._sign * (record.score or 0.0), record.step))[: self._keep_best]
+        return sorted(scored, key=lambda record: (self._sign * (record.score or 0.0), record.step))
+
+    def _best_since(self, records: list[Record]) -> list[Record]:
+        """The best of those after ``since``, in a list that is empty where there is none."""
+        return self._sorted([record for record in records if self.since is not None and record.step > self.since])[:1]
 
     @property
     def best(self) -> Record | None:
         """The best of all, if any has a finite score."""
         return next(iter(self.ranked), None)
 
+    @property
+    def best_since(self) -> Record | None:
+        """The best after the step ``since``, if any has a finite score."""
+        return next(iter(self._best_since(self.records)), None)
+
     def wants(self, score: float | None) -> bool:
-        """Whether weights of this score would be among the best."""
+        """Whether weights of this score would be among the best, of all or since the step ``since``."""
         if not _is_finite(score) or self._keep_best == 0:
             return False
+        if self.since is not None:
+            best = self.best_since
+            if best is None or self._sign * (score or 0.0) < self._sign * (best.score or 0.0):
+                return True
         ranked = self.ranked
         worst = ranked[-1].score if ranked else None
         return len(ranked) < self._keep_best or self._sign * (score or 0.0) < self._sign * (worst or 0.0)
@@ -70,7 +90,8 @@ class Keeping:
         self.records = [*before, record]
         # the best so far stay until a later one than their successor is written: if that one turns out to be damaged,
         # the run goes on from before it, and they are the best again
-        kept = {one.file for one in [*self._ranked(before), *self.ranked, *self.records[-self._keep_latest :]]}
+        best = [*self._ranked(before), *self.ranked, *self._best_since(before), *self._best_since(self.records)]
+        kept = {one.file for one in [*best, *self.records[-self._keep_latest :]]}
         gone = [one.file for one in self.records if one.file not in kept]
         self.records = [one for one in self.records if one.file in kept]
         return gone

@@ -27,12 +27,25 @@ def build(node: DictConfig, path: str, **extra: Any) -> Any:
         ConfigError: the constructor refused; its own message is shown.
     """
     try:
-        return instantiate(node, _convert_="all", **extra)
+        if not extra or node.get("_partial_"):
+            return instantiate(node, _convert_="all", **extra)
+        # Hydra would turn what is given here into config nodes, and a dataclass into a dictionary
+        return instantiate(node, _convert_="all", _partial_=True)(**extra)
+    except FrostlineError:
+        raise
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, FrostlineError):
             raise cause from None
-        raise ConfigError(f"{path} ({node.get('_target_')}): {cause}", mend=f"Look at the keys of {path}.") from cause
+        raise ConfigError(_refused(node, path, cause), mend=f"Look at the keys of {path}.") from cause
+    except Exception as error:  # a constructor may refuse in any way
+        if not extra:
+            raise
+        raise ConfigError(_refused(node, path, error), mend=f"Look at the keys of {path}.") from error
+
+
+def _refused(node: DictConfig, path: str, cause: BaseException) -> str:
+    return f"{path} ({node.get('_target_')}): {cause}"
 
 
 def spec_of(node: DictConfig, kind: type[Spec]) -> Spec:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -64,26 +65,31 @@ def _phase_faults(freeze: DictConfig) -> list[ConfigError]:
         if not isinstance(phase, DictConfig):
             faults.append(ConfigError(f"{path} is not a phase", mend=f"'{path}={{train: all}}' is one."))
             continue
-        faults += _against(OmegaConf.structured(PhaseSpec), phase, path)
+        faults += _against(PhaseSpec, phase, path)
+        if phase.get("train") is None and phase.get("walk") is None:
+            faults.append(ConfigError(f"{path}.train is missing", mend="A phase says what it trains: train: head"))
     return faults
 
 
-def _against(schema: DictConfig, node: DictConfig, path: str) -> list[ConfigError]:
-    """Merges key by key into a closed node, so that each misspelt key and wrong type is named."""
+def _against(kind: type[Any], node: DictConfig, path: str) -> list[ConfigError]:
+    """Merges key by key into a closed node, and those within it, so that each misspelt key and wrong type is named."""
     faults = []
-    known = [str(key) for key in schema]
+    hints = get_type_hints(kind)
+    schema = OmegaConf.structured(kind)
     for key in node:
         where = f"{path}.{key!s}"
-        if key not in known:
-            faults.append(ConfigError(f"There is no key '{where}'", mend=suggestion(str(key), known)))
+        if key not in hints:
+            faults.append(ConfigError(f"There is no key '{where}'", mend=suggestion(str(key), list(hints))))
+            continue
+        inner: Any = next((one for one in (hints[key], *get_args(hints[key])) if is_dataclass(one)), None)
+        if inner is not None and isinstance(node[key], DictConfig):
+            faults += _against(inner, node[key], where)
             continue
         try:
             merged = OmegaConf.merge(schema, {key: node[key]})
             OmegaConf.resolve(merged)
         except OmegaConfBaseException as error:
             faults.append(ConfigError(f"{where}: {str(error).splitlines()[0]}"))
-    if "train" not in node or OmegaConf.is_missing(node, "train"):
-        faults.append(ConfigError(f"{path}.train is missing", mend="A phase says what it trains: train: head"))
     return faults
 
 

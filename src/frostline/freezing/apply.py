@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 
 from frostline.freezing.layers import keeps_statistics
-from frostline.specs import BatchNormSpec, FrozenBatchNorm
+from frostline.specs import BatchNormMode, BatchNormSpec, FrozenMode
 from frostline.types import DepthGroup
 
 
@@ -24,6 +25,7 @@ def apply_phase(model: nn.Module, trainable: frozenset[str]) -> None:
     Raises:
         ValueError: ``trainable`` names a parameter that ``model`` lacks.
     """
+    _reshard(model)
     parameters = dict(model.named_parameters())
     foreign = sorted(trainable - parameters.keys())
     if foreign:
@@ -34,18 +36,42 @@ def apply_phase(model: nn.Module, trainable: frozenset[str]) -> None:
             parameter.grad = None
 
 
-def assert_modes(model: nn.Module, groups: Sequence[DepthGroup], trainable: frozenset[str], bn: BatchNormSpec) -> None:
+def _reshard(model: nn.Module) -> None:
+    """Have FSDP2 let go of whole copies of parameters, which stay after a pass without a backward one.
+
+    The flags of such a copy do not last: the next pass takes those of the shards.
+    """
+    if "torch.distributed.fsdp" not in sys.modules:
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def assert_modes(
+    model: nn.Module,
+    groups: Sequence[DepthGroup],
+    trainable: frozenset[str],
+    bn: BatchNormSpec,
+    frozen: FrozenMode = FrozenMode.eval,
+) -> None:
     """Put every module in the mode that its place in the freeze schedule asks for; see ``module_modes``.
 
     To be called after each ``model.train()``, which puts all modules in train mode; never after ``model.eval()``.
     """
-    modes = module_modes(model, groups, trainable, bn)
+    modes = module_modes(model, groups, trainable, bn, frozen)
     for name, module in model.named_modules():
         module.training = modes[name]
 
 
 def module_modes(
-    model: nn.Module, groups: Sequence[DepthGroup], trainable: frozenset[str], bn: BatchNormSpec
+    model: nn.Module,
+    groups: Sequence[DepthGroup],
+    trainable: frozenset[str],
+    bn: BatchNormSpec,
+    frozen: FrozenMode = FrozenMode.eval,
 ) -> dict[str, bool]:
     """For each module name of ``model``, whether it is in train mode (else eval) during training.
 
@@ -57,25 +83,28 @@ def module_modes(
     - a module without parameters follows the nearest module around it that has some; where that one spans several
       groups, it follows the parameters registered before it, or the head where the head comes next (its dropout);
     - a layer with running statistics whose own parameters are all frozen is frozen even in a group that trains, so
-      that its buffers stay as they are; ``bn.frozen=batch`` lets frozen ones go on updating them.
+      that its buffers stay as they are; ``bn.frozen=batch`` lets frozen ones go on updating them, and
+      ``bn.trainable=eval`` keeps those of all others too.
 
     Args:
         model: the unwrapped network.
         groups: its depth groups, a partition of its parameters.
         trainable: the names of the parameters that learn.
-        bn: the policy for frozen batch norms.
+        bn: the policy for running statistics.
+        frozen: ``train`` leaves the dropout and drop path of frozen groups on.
     """
     owners = _Owners(model, groups)
     trains = [not trainable.isdisjoint(group.parameters) for group in groups]
     learning = {id(parameter) for name, parameter in model.named_parameters() if name in trainable}
     modes = {}
     for name, module, owner in owners:
-        mode = trains[owner] if owner is not None else any(trains[i] for i in owners.within(module))
+        learns = trains[owner] if owner is not None else any(trains[i] for i in owners.within(module))
         if keeps_statistics(module):
             own = list(module.parameters(recurse=False))
-            frozen = not mode or (bool(own) and not any(id(parameter) in learning for parameter in own))
-            mode = not frozen or FrozenBatchNorm(bn.frozen) is FrozenBatchNorm.batch
-        modes[name] = mode
+            learns = learns and (not own or any(id(parameter) in learning for parameter in own))
+            modes[name] = BatchNormMode(bn.trainable if learns else bn.frozen) is BatchNormMode.batch
+        else:
+            modes[name] = learns or FrozenMode(frozen) is FrozenMode.train
     return modes
 
 

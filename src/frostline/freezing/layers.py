@@ -33,3 +33,14 @@ def norm_parameters(model: nn.Module) -> frozenset[str]:
 def keeps_statistics(module: nn.Module) -> bool:
     """Whether ``module`` updates running statistics in train mode: batch norms and their like."""
     return any(name in ("running_mean", "running_var") for name, _ in module.named_buffers(recurse=False))
+
+
+def batch_norm_affine(model: nn.Module) -> frozenset[str]:
+    """The names of scale and shift of the layers of ``model`` that keep running statistics."""
+    owned = {
+        id(parameter)
+        for module in model.modules()
+        if keeps_statistics(module)
+        for parameter in module.parameters(recurse=False)
+    }
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in owned)

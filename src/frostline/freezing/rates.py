@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from frostline.errors import ConfigError
-from frostline.freezing.phase import PhaseLr
+from frostline.freezing.phase import PhaseLr, Warmup
 from frostline.specs import Curve, FreezeSpec, LrSpec, PhaseLrSpec, WarmupSpec
 from frostline.types import DepthGroup
 
@@ -54,20 +54,23 @@ def resolve_lr(name: str, spec: PhaseLrSpec, run_lr: LrSpec, *, steps: int, step
         raise ConfigError(f"{key}.scale is {spec.scale}.", mend=_POSITIVE)
     own = spec.warmup is not None
     warmup = spec.warmup if spec.warmup is not None else run_lr.warmup
+    where = f"{key}.warmup" if own else "lr.warmup"
     return PhaseLr(
         scale=spec.scale,
         curve=Curve(spec.curve if spec.curve is not None else run_lr.curve),
-        warmup=_warmup_steps(
-            warmup, f"{key}.warmup" if own else "lr.warmup", name, steps=steps, steps_per_epoch=steps_per_epoch
-        ),
+        warmup=resolve_warmup(warmup, where, name, steps=steps, steps_per_epoch=steps_per_epoch),
         floor=run_lr.floor,
         milestones=tuple(run_lr.milestones),
         gamma=run_lr.gamma,
     )
 
 
-def _warmup_steps(spec: WarmupSpec, key: str, phase: str, *, steps: int, steps_per_epoch: int) -> int:
-    """The warm-up of a phase of ``steps``, rounded to whole optimizer steps."""
+def resolve_warmup(spec: WarmupSpec, key: str, phase: str, *, steps: int, steps_per_epoch: int) -> Warmup:
+    """A warm-up in optimizer steps, or as a share of the phase, which may begin earlier than planned.
+
+    Raises:
+        ConfigError: it is ambiguous, negative or longer than the phase, which has ``steps``.
+    """
     stated = {
         unit: (value, value * scale)
         for unit, value, scale in (
@@ -91,5 +94,5 @@ def _warmup_steps(spec: WarmupSpec, key: str, phase: str, *, steps: int, steps_p
                 f"{key}.{unit}={value} is {round(length)} optimizer steps, but phase '{phase}' has {steps}.",
                 mend=f"Shorten {key}.{unit}, or lengthen the phase.",
             )
-        return round(length)
-    return 0
+        return Warmup(fraction=float(value)) if unit == "fraction" else Warmup(steps=round(length))
+    return Warmup()

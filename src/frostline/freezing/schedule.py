@@ -1,25 +1,47 @@
-"""The freeze schedule of a run: phases in order, resolved to optimizer steps before training."""
+"""The freeze schedule of a run: its phases in order, and where in them a step is."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
 from frostline.errors import ConfigError
+from frostline.freezing.lengths import Clock
 from frostline.freezing.partition import check_partition
-from frostline.freezing.phase import Phase
-from frostline.freezing.rates import rate_faults, resolve_lr
-from frostline.freezing.selectors import select
-from frostline.specs import FreezeSpec, LrSpec, PhaseSpec, UntilSpec
+from frostline.freezing.phase import Phase, Stage
+from frostline.freezing.rates import lr_factor
+from frostline.freezing.resolving import Subject, resolve_phases
+from frostline.freezing.triggers import Validation
+from frostline.specs import FreezeSpec, LrSpec
 from frostline.types import DepthGroup
 
 
-class FreezeSchedule:
-    """Which parameters learn at which optimizer step, and on which learning-rate curve.
+@dataclass(frozen=True)
+class Position:
+    """Where a run is in its schedule: all that what learns, and how fast, depends on beside the step.
 
-    A phase states an absolute set of trainable parameters, so that a step alone determines everything and a
+    Attributes:
+        phase: the index of the phase.
+        phase_start: its first optimizer step, counted from the start of the run.
+        stage: the index of the stage in it.
+        stage_start: its first optimizer step.
+        thawed: depth group to the step at which it began to learn; only those that learn.
+    """
+
+    phase: int = 0
+    phase_start: int = 0
+    stage: int = 0
+    stage_start: int = 0
+    thawed: Mapping[str, int] = field(default_factory=dict)
+
+
+class FreezeSchedule:
+    """Which parameters learn, and on which learning-rate curve.
+
+    A phase states an absolute set of trainable parameters, so that a position alone determines everything and a
     resumed run replays nothing.
 
     Args:
@@ -29,12 +51,17 @@ class FreezeSchedule:
         model: read, not changed and not kept; it may lie on the meta device.
         steps_per_epoch: optimizer steps in an epoch, after gradient accumulation.
         total_steps: optimizer steps of the run.
+        validation: the metrics that triggers may watch.
+        new: the parameters that were not loaded from the weights; None where that is unknown.
+        allowed: the parameters that may learn at all; None for all.
 
     Attributes:
-        phases: in order; they cover the steps from 0 to ``total_steps`` without a gap.
+        phases: in order; as planned they cover the steps from 0 to ``total_steps`` without a gap.
         groups: as given.
         spec: as given.
         sizes: parameter name to number of elements.
+        lr_factors: depth group to its constant factor on the base learning rate.
+        steps_per_epoch, total_steps: as given.
 
     Raises:
         ConfigError: every fault of the schedule at once, each with its key.
@@ -49,6 +76,9 @@ class FreezeSchedule:
         *,
         steps_per_epoch: int,
         total_steps: int,
+        validation: Validation | None = None,
+        new: frozenset[str] | None = None,
+        allowed: frozenset[str] | None = None,
     ) -> None:
         if total_steps < 1 or steps_per_epoch < 1:
             raise ConfigError(
@@ -59,124 +89,102 @@ class FreezeSchedule:
         self.spec = spec
         self.groups = tuple(groups)
         self.sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        self.phases = _resolve(spec, run_lr, groups, model, steps_per_epoch, total_steps)
-        self._starts = [phase.start for phase in self.phases]
+        self.lr_factors = {group.name: lr_factor(spec, group, groups) for group in groups}
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = total_steps
+        clock = Clock(steps_per_epoch, total_steps)
+        self.phases = resolve_phases(
+            spec, run_lr, Subject(groups, model, clock, validation or Validation(), new, allowed)
+        )
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the run."""
-        return self.phases[-1].end
+    def start(self) -> Position:
+        """The position before the first step."""
+        return Position(thawed=dict.fromkeys(self.phases[0].stages[0].groups, 0))
 
-    def phase_at(self, step: int) -> Phase:
-        """The phase that optimizer step ``step`` (from 0) belongs to; past the end of the run it is the last one."""
+    def phase_of(self, position: Position) -> Phase:
+        """The phase of a position."""
+        return self.phases[position.phase]
+
+    def stage_of(self, position: Position) -> Stage:
+        """The stage of a position: what learns there."""
+        return self.phase_of(position).stages[position.stage]
+
+    def length_at(self, position: Position) -> int:
+        """The longest duration of the position's phase, in optimizer steps; its curves span it."""
+        length = self.phase_of(position).length
+        return self.total_steps - position.phase_start if length is None else length
+
+    def phase_end(self, position: Position) -> int:
+        """The step after the last of the position's phase, where no metric ends it earlier."""
+        return position.phase_start + self.length_at(position)
+
+    def stage_end(self, position: Position) -> int | None:
+        """The step after the last of the position's stage; None where only a metric or gradients end it."""
+        phase, length = self.phase_of(position), self.length_at(position)
+        return phase.stage_end(position.stage, position.phase_start, position.stage_start, length)
+
+    def next_phase(self, position: Position, step: int) -> Position | None:
+        """The start of the phase after the position's, at ``step``; None after the last."""
+        if position.phase + 1 == len(self.phases):
+            return None
+        return self._with_thawed(Position(position.phase + 1, step, 0, step), position, step)
+
+    def next_stage(self, position: Position, step: int, count: int = 1) -> Position | None:
+        """The start of the stage that is ``count`` further in the same phase, at ``step``; None after the last."""
+        stage = min(position.stage + count, len(self.phase_of(position).stages) - 1)
+        if stage == position.stage:
+            return None
+        return self._with_thawed(replace(position, stage=stage, stage_start=step), position, step)
+
+    def _with_thawed(self, position: Position, before: Position, step: int) -> Position:
+        thawed = {name: before.thawed.get(name, step) for name in self.stage_of(position).groups}
+        return replace(position, thawed=thawed)
+
+    def after(self, position: Position, step: int) -> Position | None:
+        """The position that follows by the clock alone at ``step``, or None where none is due."""
+        if step >= self.phase_end(position):
+            return self.next_phase(position, step)
+        end = self.stage_end(position)
+        return self.next_stage(position, step) if end is not None and step >= end else None
+
+    def plan(self) -> tuple[Position, ...]:
+        """Every position of the run in order, where no metric and no gradient ends anything early.
+
+        A stage that only these end has no planned end of its own: the stages of such a walk are spread over the phase.
+        """
+        return tuple(self._planned())
+
+    def _planned(self) -> Iterator[Position]:
+        position: Position | None = self.start
+        while position is not None:
+            yield position
+            end = self.stage_end(position)
+            if end is None:
+                share = (position.stage + 1) * self.length_at(position) / len(self.phase_of(position).stages)
+                end = max(position.phase_start + round(share), position.stage_start + 1)
+            if end >= self.phase_end(position):
+                position = self.next_phase(position, self.phase_end(position))
+            else:
+                position = self.next_stage(position, end)
+
+    def position_at(self, step: int) -> Position:
+        """The planned position of optimizer step ``step`` (from 0); past the end of the run it is the last one.
+
+        Raises:
+            ValueError: ``step`` is negative.
+        """
         if step < 0:
             raise ValueError(f"optimizer steps count from 0, got {step}")
-        return self.phases[bisect_right(self._starts, step) - 1]
+        return [position for position in self.plan() if position.stage_start <= step][-1]
 
 
-def _resolve(
-    spec: FreezeSpec,
-    run_lr: LrSpec,
-    groups: Sequence[DepthGroup],
-    model: nn.Module,
-    steps_per_epoch: int,
-    total_steps: int,
-) -> tuple[Phase, ...]:
-    """Every phase, or every fault of all of them."""
-    faults = rate_faults(spec, run_lr)
-    spans = _spans(spec.phases, steps_per_epoch, total_steps, faults)
-    phases = []
-    for name, phase in spec.phases.items():
-        try:
-            trainable = select(phase.train, groups, model)
-        except ConfigError as error:
-            faults.append(ConfigError(f"freeze.phases.{name}.train: {error.problem}", mend=error.mend))
-            continue
-        if name not in spans:
-            continue
-        start, end = spans[name]
-        try:
-            lr = resolve_lr(name, phase.lr, run_lr, steps=end - start, steps_per_epoch=steps_per_epoch)
-        except ConfigError as error:
-            faults.append(error)
-            continue
-        phases.append(Phase(name, trainable, start, end, lr, _frost_line(trainable, groups)))
-    if faults:
-        raise ConfigError.of(list({str(fault): fault for fault in faults}.values()))
-    return tuple(phases)
-
-
-def _spans(
-    phases: dict[str, PhaseSpec], steps_per_epoch: int, total_steps: int, faults: list[ConfigError]
-) -> dict[str, tuple[int, int]]:
-    """Start and end of each phase, up to the first whose end cannot be told; what is wrong goes to ``faults``."""
-    if not phases:
-        faults.append(ConfigError("freeze.phases is empty.", mend="State one, such as freeze=full."))
-    spans: dict[str, tuple[int, int]] = {}
-    last = next(reversed(phases), None)
-    lengths = {
-        name: _length(name, phase.until, name == last, steps_per_epoch, faults) for name, phase in phases.items()
+def position_state(position: Position) -> dict[str, Any]:
+    """A position as plain types."""
+    return {
+        "phase": position.phase,
+        "phase_start": position.phase_start,
+        "stage": position.stage,
+        "stage_start": position.stage_start,
+        "thawed": dict(position.thawed),
     }
-    start = 0
-    for name, length in lengths.items():
-        if length is None and name != last:
-            break
-        end = total_steps if length is None else start + length
-        fault = _span_fault(name, list(spans), start, end, total_steps, is_last=name == last)
-        if fault is not None:
-            faults.append(fault)
-            break
-        spans[name] = (start, end)
-        start = end
-    return spans
-
-
-def _length(
-    name: str, until: UntilSpec | None, is_last: bool, steps_per_epoch: int, faults: list[ConfigError]
-) -> int | None:
-    """The phase's length in optimizer steps, or None where it has no end of its own or a wrong one."""
-    key = f"freeze.phases.{name}.until"
-    epochs, steps = (None, None) if until is None else (until.epochs, until.steps)
-    stated = {unit: value for unit, value in (("epochs", epochs), ("steps", steps)) if value is not None}
-    if not stated and not is_last:
-        faults.append(
-            ConfigError(
-                f"{key} is missing: phase '{name}' would never end.",
-                mend=f"Only the last phase may leave it out; set {key}.epochs or {key}.steps.",
-            )
-        )
-    wrong = [
-        ConfigError(f"{key}.{unit} is {value}.", mend="A phase lasts at least 1; leave an unwanted phase out.")
-        for unit, value in stated.items()
-        if value < 1
-    ]
-    faults += wrong
-    if wrong or not stated:
-        return None
-    return min(value * (steps_per_epoch if unit == "epochs" else 1) for unit, value in stated.items())
-
-
-def _span_fault(
-    name: str, before: list[str], start: int, end: int, total_steps: int, *, is_last: bool
-) -> ConfigError | None:
-    key = f"freeze.phases.{name}.until"
-    if start >= total_steps:
-        return ConfigError(
-            f"freeze.phases.{name} can never start: the phases before it take all {total_steps} steps of the run.",
-            mend=f"Shorten freeze.phases.{before[-1]}.until, or raise trainer.max_epochs.",
-        )
-    if end > total_steps:
-        return ConfigError(
-            f"{key} ends phase '{name}' after optimizer step {end}, but the run has {total_steps}.",
-            mend=f"Shorten {key}, or raise trainer.max_epochs.",
-        )
-    if is_last and end < total_steps:
-        return ConfigError(
-            f"{key} ends the last phase '{name}' after optimizer step {end}, but the run goes on to {total_steps}.",
-            mend=f"Set {key}=null, so that it takes the rest, or lower trainer.max_epochs.",
-        )
-    return None
-
-
-def _frost_line(trainable: frozenset[str], groups: Sequence[DepthGroup]) -> int:
-    return min(group.depth for group in groups if not trainable.isdisjoint(group.parameters))

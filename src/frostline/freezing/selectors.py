@@ -1,65 +1,84 @@
 """Selectors: expressions that name parameters.
 
-Terms are joined by `` + `` and `` - ``, read from left to right: ``head + top:2 - type:norm``. What is selected is
-a set of names; nothing is done to the model.
+Terms are joined by `` + `` and `` - ``, read from left to right: ``head + top:2 - type:norm``; ``@`` restricts a term
+to another: ``type:norm@top:2``. What is selected is a set of names; nothing is done to the model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from torch import nn
 
-from frostline.errors import ConfigError, near_misses, suggestion
-from frostline.freezing.layers import norm_parameters
+from frostline.errors import ConfigError, near_misses
+from frostline.freezing.terms import PLAIN, WITH_ARGUMENT, Subject, depths, paths_of, shortened
 from frostline.types import DepthGroup
 
-KNOWN_FORMS = ("all", "head", "body", "top:N", "bottom:N", "path:NAME", "path:NAME.A..B", "type:norm", "param:bias")
+KNOWN_FORMS = (
+    "all",
+    "head",
+    "body",
+    "top:N",
+    "bottom:N",
+    "depth:A..B",
+    "stage:N",
+    "path:NAME",
+    "path:NAME.A..B",
+    "type:norm",
+    "type:conv",
+    "type:linear",
+    "type:CLASS",
+    "param:NAME",
+    "new",
+    "re:PATTERN",
+    "TERM@TERM",
+)
 
 _OPERATOR = re.compile(r"\s+([+-])\s+")
-_RANGE = re.compile(r"(?P<before>.*?)(?P<first>\d+)\.\.(?P<last>\d+)(?P<after>(?:\..+)?)")
+_MINUS = ("path", "depth", "stage", "top", "bottom")  # where a '-' is part of the argument, or a wrong number
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What terms select from."""
+def select(
+    expression: str,
+    groups: Sequence[DepthGroup],
+    model: nn.Module | None = None,
+    *,
+    new: frozenset[str] | None = None,
+) -> frozenset[str]:
+    r"""The names of the parameters that ``expression`` selects.
 
-    groups: Sequence[DepthGroup]
-    model: nn.Module | None
-
-    @property
-    def names(self) -> list[str]:
-        return _names(self.groups)
-
-    @property
-    def body(self) -> list[DepthGroup]:
-        return [group for group in self.groups if not group.is_head]
-
-
-def select(expression: str, groups: Sequence[DepthGroup], model: nn.Module | None = None) -> frozenset[str]:
-    """The names of the parameters that ``expression`` selects.
-
-    Forms of a term: ``all``; ``head`` (the classifier); ``body`` (all but the head); ``top:N`` and ``bottom:N`` (the
-    N deepest and the N first depth groups of the body); ``path:layer4`` (a module or parameter) and
-    ``path:blocks.8..11`` (a range of them, both ends included); ``type:norm`` (normalization layers);
-    ``param:bias``.
+    ==================  ================================================================================================
+    ``all``             every parameter
+    ``head``, ``body``  the classifier; all but the classifier
+    ``top:N``           the N deepest depth groups of the body; ``bottom:N``: the N first
+    ``depth:0.5..1``    depth groups by share of depth: group i of n, the head included, stands at i / (n - 1)
+    ``stage:N``         the N-th stage, from 0, without the stem and what follows the last stage
+    ``path:layer4``     a module or parameter; ``path:blocks.8..11``: a range of them, both ends included
+    ``type:norm``       what layers of a kind own: ``norm``, ``conv`` or ``linear``; ``type:Mlp``: all below a class
+    ``param:bias``      by the last part of the name; of biases also ``in_proj_bias`` and the like
+    ``new``             what was not loaded from the weights
+    ``A@B``             what both terms select; ``A@B@C`` from left to right
+    ``re:PATTERN``      names that the regular expression matches in full; stands alone
+    ==================  ================================================================================================
 
     Args:
-        expression: terms joined by `` + `` and `` - ``.
-        groups: the depth groups of the model.
-        model: needed by ``type:norm`` alone.
+        expression: terms joined by `` + `` and `` - ``, or one ``re:PATTERN``.
+        groups: the depth groups of the model, the head last.
+        model: needed by ``stage:`` and ``type:`` alone.
+        new: the names of the parameters that were not loaded from the weights; needed by ``new`` alone.
 
     Raises:
         ConfigError: for an unknown term, for one that matches nothing, and where nothing is left in the end.
-        ValueError: ``type:norm`` without ``model``.
+        ValueError: ``stage:`` or ``type:`` without ``model``.
     """
-    subject = _Subject(groups, model)
+    subject = Subject(groups, model, new)
+    if expression.lstrip().startswith("re:"):
+        return _matching(expression.strip().removeprefix("re:"), subject)
     first, *rest = _OPERATOR.split(expression.strip())
-    selected = _select_term(first, subject)
+    selected = _restricted(first, subject)
     for operator, term in zip(rest[::2], rest[1::2], strict=True):
-        named = _select_term(term, subject)
+        named = _restricted(term, subject)
         selected = selected | named if operator == "+" else selected - named
     if not selected:
         raise ConfigError(
@@ -69,29 +88,58 @@ def select(expression: str, groups: Sequence[DepthGroup], model: nn.Module | Non
     return selected
 
 
-def _select_term(term: str, subject: _Subject) -> frozenset[str]:
+def _restricted(term: str, subject: Subject) -> frozenset[str]:
+    """A term, or what several joined by ``@`` have in common."""
+    first, *others = (part.strip() for part in term.split("@"))
+    if others and not all((first, *others)):
+        raise ConfigError(
+            f"The selector '{term}' cannot be read: '@' stands between two terms.",
+            mend="For example 'type:norm@top:2'.",
+        )
+    selected, read = _select_term(first, subject), first
+    for other in others:
+        named = _select_term(other, subject)
+        if selected.isdisjoint(named):
+            raise ConfigError(
+                f"The selector '{term}' matches nothing: '{read}' and '{other}' have no parameter in common.",
+                mend=f"'{read}' is in {_where(selected, subject)}; '{other}' is in {_where(named, subject)}.",
+            )
+        selected, read = selected & named, f"{read}@{other}"
+    return selected
+
+
+def _where(names: frozenset[str], subject: Subject) -> str:
+    return shortened([group.name for group in subject.groups if not names.isdisjoint(group.parameters)])
+
+
+def _select_term(term: str, subject: Subject) -> frozenset[str]:
     kind, colon, argument = term.partition(":")
-    if "+" in term or ("-" in term and kind != "path"):
+    if kind == "re":
+        raise ConfigError(
+            f"The selector '{term}' cannot be part of another: what follows 're:' is one pattern to its end.",
+            mend="Write 're:PATTERN' alone, or use 'path:', 'type:' and 'param:' terms.",
+        )
+    if "+" in term or re.search(r"\s-|-\s|^-|-$", term) or ("-" in term and kind not in _MINUS):
         raise ConfigError(
             f"The selector '{term}' cannot be read: ' + ' and ' - ' stand between terms, with a space on each side.",
             mend="For example 'head + top:2 - type:norm'.",
         )
-    if not colon and kind in _PLAIN:
-        names = _PLAIN[kind](subject)
-    elif colon and kind in _WITH_ARGUMENT:
-        names = _WITH_ARGUMENT[kind](argument.strip(), subject)
+    if not colon and kind in PLAIN:
+        names = PLAIN[kind](subject)
+    elif colon and kind in WITH_ARGUMENT:
+        names = WITH_ARGUMENT[kind](argument.strip(), subject)
     else:
         raise _unknown(term, subject)
     if not names:
-        raise ConfigError(f"The selector '{term}' matches no parameter.", mend=_depths(subject))
+        raise ConfigError(f"The selector '{term}' matches no parameter.", mend=depths(subject))
     return frozenset(names)
 
 
-def _unknown(term: str, subject: _Subject) -> ConfigError:
+def _unknown(term: str, subject: Subject) -> ConfigError:
     """What the term might have been meant as, then all known forms."""
     known = f"Known: {', '.join(KNOWN_FORMS)}; terms are joined by ' + ' and ' - ', with the spaces."
-    kinds = {form.partition(":")[0]: form for form in KNOWN_FORMS}
-    if term in _paths(subject.names):
+    kinds = {form.partition(":")[0]: form for form in reversed(KNOWN_FORMS) if "@" not in form}
+    if term in paths_of(subject.names):
         guess = f"Did you mean 'path:{term}'? "
     else:
         close = near_misses(term.partition(":")[0], kinds, count=1)
@@ -99,127 +147,28 @@ def _unknown(term: str, subject: _Subject) -> ConfigError:
     return ConfigError(f"Unknown selector '{term}'.", mend=guess + known)
 
 
-def _all(subject: _Subject) -> Iterable[str]:
-    return subject.names
-
-
-def _head(subject: _Subject) -> Iterable[str]:
-    return _names(group for group in subject.groups if group.is_head)
-
-
-def _body(subject: _Subject) -> Iterable[str]:
-    return _names(subject.body)
-
-
-def _top(argument: str, subject: _Subject) -> Iterable[str]:
-    return _names(subject.body[-_count("top", argument, subject) :])
-
-
-def _bottom(argument: str, subject: _Subject) -> Iterable[str]:
-    return _names(subject.body[: _count("bottom", argument, subject)])
-
-
-def _count(kind: str, argument: str, subject: _Subject) -> int:
-    """N of ``top:N`` or ``bottom:N``: at most the number of body groups, so that no larger one passes as ``body``."""
-    most = len(subject.body)
-    if not argument.isdecimal() or not 1 <= int(argument) <= most:
+def _matching(pattern: str, subject: Subject) -> frozenset[str]:
+    """The names that a regular expression matches in full."""
+    try:
+        expression = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(
-            f"The selector '{kind}:{argument}' matches nothing: {kind}:N takes a whole number from 1 to {most}.",
-            mend=_depths(subject),
-        )
-    return int(argument)
-
-
-def _path(argument: str, subject: _Subject) -> Iterable[str]:
-    selected: list[str] = []
-    for path in _expand(argument):
-        inside = [name for name in subject.names if name == path or name.startswith(f"{path}.")]
-        if not inside:
-            raise ConfigError(
-                f"The selector 'path:{argument}' matches nothing: there is no parameter or module '{path}'.",
-                mend=_nearest_path(path, subject.names),
-            )
-        selected += inside
-    return selected
-
-
-def _expand(argument: str) -> list[str]:
-    """``blocks.8..11`` as its four paths; a path without a range as itself."""
-    if ".." not in argument:
-        return [argument]
-    match = _RANGE.fullmatch(argument)
-    if match is None or int(match["first"]) > int(match["last"]):
-        raise ConfigError(
-            f"The selector 'path:{argument}' holds no range that can be read.",
-            mend="A range is written first..last, both included, as in 'path:blocks.8..11'.",
-        )
-    return [f"{match['before']}{i}{match['after']}" for i in range(int(match["first"]), int(match["last"]) + 1)]
-
-
-def _nearest_path(path: str, names: Sequence[str]) -> str:
-    """Paths like ``path``, else what lies under the longest part of it that exists."""
-    paths = _paths(names)
-    parent = path
-    while parent and parent not in paths:
-        parent = parent.rpartition(".")[0]
-    below = sorted({p for p in paths if p.rpartition(".")[0] == parent}, key=paths.index)
-    if below and all(p.rpartition(".")[2].isdecimal() for p in below):
-        return f"'{parent}' has {below[0].rpartition('.')[2]}..{below[-1].rpartition('.')[2]}."
-    return suggestion(path, near_misses(path, paths) or below, known_as=f"in '{parent}'" if parent else "known")
-
-
-def _type(argument: str, subject: _Subject) -> Iterable[str]:
-    if argument != "norm":
-        raise ConfigError(f"Unknown selector 'type:{argument}'.", mend="The one known type is 'type:norm'.")
-    if subject.model is None:
-        raise ValueError("select: 'type:norm' needs the model")
-    names = norm_parameters(subject.model)
+            f"The selector 're:{pattern}' is no regular expression: {error}.",
+            mend="It must match whole parameter names, as in 're:blocks\\.[0-3]\\..*'.",
+        ) from None
+    names = frozenset(name for name in subject.names if expression.fullmatch(name))
     if not names:
-        owners = {type(m).__name__ for m in subject.model.modules() if any(True for _ in m.parameters(recurse=False))}
         raise ConfigError(
-            "The selector 'type:norm' matches nothing: no normalization layer of the model has parameters.",
-            mend=f"Layers with parameters: {', '.join(sorted(owners))}.",
+            f"The selector 're:{pattern}' matches no parameter's whole name.", mend=_nearly(expression, subject.names)
         )
     return names
 
 
-def _param(argument: str, subject: _Subject) -> Iterable[str]:
-    if argument != "bias":
-        raise ConfigError(f"Unknown selector 'param:{argument}'.", mend="The one known parameter is 'param:bias'.")
-    names = [name for name in subject.names if re.fullmatch(r"(\w+_)?bias", name.rpartition(".")[2])]
-    if not names:
-        kinds = sorted({name.rpartition(".")[2] for name in subject.names})
-        raise ConfigError(
-            "The selector 'param:bias' matches nothing: the model has no bias.",
-            mend=f"Its parameters are called {', '.join(kinds[:12])}.",
-        )
-    return names
-
-
-_PLAIN: dict[str, Callable[[_Subject], Iterable[str]]] = {"all": _all, "head": _head, "body": _body}
-_WITH_ARGUMENT: dict[str, Callable[[str, _Subject], Iterable[str]]] = {
-    "top": _top,
-    "bottom": _bottom,
-    "path": _path,
-    "type": _type,
-    "param": _param,
-}
-
-
-def _names(groups: Iterable[DepthGroup]) -> list[str]:
-    return [name for group in groups for name in group.parameters]
-
-
-def _paths(names: Iterable[str]) -> list[str]:
-    """Every module and parameter path that holds one of ``names``, in order of first appearance."""
-    paths: dict[str, None] = {}
-    for name in names:
-        parts = name.split(".")
-        paths.update({".".join(parts[: i + 1]): None for i in range(len(parts))})
-    return list(paths)
-
-
-def _depths(subject: _Subject) -> str:
-    body = [group.name for group in subject.body]
-    shown = body if len(body) <= 8 else [*body[:3], "...", *body[-3:]]
-    return f"Depth groups of the body, from the stem: {', '.join(shown) or 'none'}."
+def _nearly(expression: re.Pattern[str], names: Sequence[str]) -> str:
+    """Names that hold a match, else names like the pattern, else some of them all."""
+    inside = [name for name in names if expression.search(name)] if expression.pattern else []
+    if inside:
+        return f"A part of it matches in {shortened(inside)}; '.*' at either end takes the rest along."
+    literal = re.sub(r"\\(.)", r"\1", expression.pattern).replace(".*", "")
+    close = near_misses(literal, names)
+    return f"Names like it: {', '.join(close)}." if close else f"Parameters: {shortened(names)}."

@@ -29,9 +29,9 @@ def parameter_groups(
 
     Returns:
         Dictionaries in order of depth, with the keys ``params``; ``name``, the depth group's, with ``/no_decay``
-        appended where weights do not decay; ``depth``; ``is_head``; ``lr_factor``; and ``weight_decay``, which is 0 for
-        normalization layers, parameters with fewer than two dimensions (biases, scales) and what
-        ``model.no_weight_decay()`` names.
+        appended where weights do not decay; ``group``, the depth group's name; ``depth``; ``is_head``; ``lr_factor``;
+        and ``weight_decay``, which is 0 for normalization layers, parameters with fewer than two dimensions (biases,
+        scales) and what ``model.no_weight_decay()`` names.
 
     Raises:
         ConfigError: a parameter that is in no depth group or in several.
@@ -50,6 +50,7 @@ def parameter_groups(
                     {
                         "params": [parameters[name] for name in names],
                         "name": group.name + suffix,
+                        "group": group.name,
                         "depth": group.depth,
                         "is_head": group.is_head,
                         "lr_factor": lr_factor(spec, group, groups),

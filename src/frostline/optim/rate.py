@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch.optim import Optimizer
 
-from frostline.freezing import Phase, PhaseLr
+from frostline.freezing import FreezeSchedule, PhaseLr, Position
 from frostline.specs import Curve
 
 
-def learning_rate(base: float, phase: Phase, lr_factor: float, step: int) -> float:
-    """The learning rate of a group with ``lr_factor`` at optimizer step ``step`` of the run, which is in ``phase``.
+def learning_rate(
+    schedule: FreezeSchedule, position: Position, base: float, step: int, group: str, lr_factor: float = 1.0
+) -> float:
+    """The learning rate of a depth group at optimizer step ``step`` of the run.
 
     ::
 
-        base * phase scale * group factor * warm-up * curve
+        base * phase scale * group factor * warm-up * curve * rewarm
+
+    and 0 where the group is frozen. In a walk that anneals, the curve of a group that drops is a half cosine from the
+    phase's warm-up to 0 at the step of the drop (Brock et al. 2017, arXiv:1706.04983, equation 1).
 
     Args:
+        schedule: of the run.
+        position: where ``step`` is in it.
         base: ``optimizer.lr``.
-        phase: the phase that holds ``step``.
-        lr_factor: the group's constant factor: head or body scale times layer-wise decay.
         step: counted from the start of the run; past the phase's end its last value holds.
+        group: the name of the depth group.
+        lr_factor: its constant factor: head or body scale times layer-wise decay.
     """
-    clock = min(max(step - phase.start, 0), phase.steps - 1)
-    return (
-        base
-        * phase.lr.scale
-        * lr_factor
-        * warmup_factor(clock, phase.lr.warmup)
-        * curve_factor(phase.lr, clock, phase.steps)
-    )
+    thawed = position.thawed.get(group)
+    if thawed is None:
+        return 0.0
+    phase, length = schedule.phase_of(position), schedule.length_at(position)
+    clock = min(max(step - position.phase_start, 0), length - 1)
+    warmup = phase.lr.warmup.length(length)
+    drop = phase.drop_step(group, position.phase_start, length) if phase.anneal else None
+    if drop is None:
+        curve = curve_factor(phase.lr, clock, length)
+    else:
+        curve = half_cosine(clock - warmup, drop - position.phase_start - warmup)
+    # a group that has learned before the phase has nothing to warm up from
+    rewarm = warmup_factor(step - thawed, phase.rewarm.length(length)) if thawed >= position.phase_start else 1.0
+    return base * phase.lr.scale * lr_factor * warmup_factor(clock, warmup) * curve * rewarm
 
 
 def warmup_factor(clock: int, warmup: int) -> float:
@@ -53,18 +68,40 @@ def curve_factor(lr: PhaseLr, clock: int, steps: int) -> float:
       restarts)
     - ``step``: gamma to the power of how many milestones m have t / T >= m (He et al. 2016, arXiv:1512.03385)
     """
-    if clock < lr.warmup or lr.curve is Curve.constant:
+    warmup = lr.warmup.length(steps)
+    if clock < warmup or lr.curve is Curve.constant:
         return 1.0
     if lr.curve is Curve.step:
         # milestones are shares of the whole phase, warm-up included
         passed: int = sum(clock / steps >= milestone for milestone in lr.milestones)
         return math.pow(lr.gamma, passed)
-    done = (clock - lr.warmup) / (steps - lr.warmup)
-    left = 1 - done if lr.curve is Curve.linear else (1 + math.cos(math.pi * done)) / 2
+    if lr.curve is Curve.linear:
+        left = 1 - (clock - warmup) / (steps - warmup)
+    else:
+        left = half_cosine(clock - warmup, steps - warmup)
     return lr.floor + (1 - lr.floor) * left
 
 
-def set_learning_rates(optimizer: Optimizer, base: float, phase: Phase, step: int) -> None:
-    """Set ``lr`` of every group of ``optimizer``, made of ``parameter_groups``, for optimizer step ``step``."""
+def half_cosine(clock: int, steps: int) -> float:
+    """``(1 + cos(pi t / T)) / 2``: 1 at step t = 0 and before, 0 at T and after."""
+    if steps <= 0:
+        return 0.0
+    return (1 + math.cos(math.pi * min(max(clock / steps, 0.0), 1.0))) / 2
+
+
+def set_learning_rates(
+    optimizer: Optimizer, base: float, schedule: FreezeSchedule, position: Position, step: int
+) -> None:
+    """Set ``lr`` of every group of ``optimizer``, made of ``parameter_groups``, for optimizer step ``step``.
+
+    A group without a trainable parameter gets 0, also where others of its depth group learn.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(base, phase, group["lr_factor"], step)
+        group["lr"] = rate_of(group, base, schedule, position, step)
+
+
+def rate_of(group: Mapping[str, Any], base: float, schedule: FreezeSchedule, position: Position, step: int) -> float:
+    """The learning rate of one of the optimizer's groups."""
+    if not any(parameter.requires_grad for parameter in group["params"]):
+        return 0.0
+    return learning_rate(schedule, position, base, step, group["group"], group["lr_factor"])

@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from frostline.backbones import Backbone
 from frostline.data import ImageData
-from frostline.freezing import FreezeSchedule, describe
+from frostline.freezing import FreezeSchedule, PhaseRow, describe
 from frostline.runs.tables import print_table
 
 
-def announce(data: ImageData, backbone: Backbone, schedule: FreezeSchedule, name: str) -> None:
-    """Print data, backbone and phases, a line each."""
+def announce(
+    data: ImageData,
+    backbone: Backbone,
+    schedule: FreezeSchedule,
+    name: str,
+    *,
+    adapted: str = "",
+    phases: bool = True,
+) -> None:
+    """Print data, backbone, depth, what an adapter did and, unless told not to, phases, a line each."""
     counts = ", ".join(f"{split} {len(pictures)}" for split, pictures in data.splits.items())
     print(f"data      {f'{len(data.classes)} classes' if data.labelled else 'no labels'}; {counts}")
     for note in data.notes:
         print(f"          note: {note}")
     channels, height, width = backbone.preprocessing.size
     print(f"backbone  {name} at {height}x{width}x{channels}; {backbone.report.sentence()}")
+    depth = backbone.depth
+    print(f"depth     {len(depth.groups)} groups, {depth.groups[0].name} to {depth.groups[-1].name}, by {depth.source}")
+    for correction in depth.corrections[:3]:
+        print(f"          {correction}")
+    if len(depth.corrections) > 3:
+        print(f"          and {len(depth.corrections) - 3} more corrections, in provenance.json")
+    if adapted:
+        print(adapted)
+    for line in phase_lines(schedule) if phases else ():
+        print(f"phase     {line}", flush=True)
+
+
+def phase_lines(schedule: FreezeSchedule) -> list[str]:
+    """A sentence for each phase; a walk has one."""
     total = sum(schedule.sizes.values())
-    for phase in describe(schedule).phases:
-        learns = f"{phase.parameters:,} of {total:,} parameters learn ({phase.share:.1%})"
-        print(f"phase     {phase.name}: {learns}, steps {phase.start} to {phase.end}", flush=True)
+    found = groupby(describe(schedule).phases, key=lambda row: row.phase_name)
+    return [f"{name}: {_phase_line(list(rows), total)}" for name, rows in found]
+
+
+def _phase_line(rows: Sequence[PhaseRow], total: int) -> str:
+    first, last = rows[0], rows[-1]
+    steps = f"steps {first.start} to {last.end}" + (f", or until {first.until}" if first.until else "")
+    if len(rows) == 1:
+        return f"{first.parameters:,} of {total:,} parameters learn ({first.share:.1%}), {steps}"
+    learns = f"{first.parameters:,} to {last.parameters:,} of {total:,} parameters learn"
+    return f"{learns} ({first.share:.1%} to {last.share:.1%}) in {len(rows)} stages, {steps}"
 
 
 def show_scores(scores: Mapping[str, float], splits: Sequence[str]) -> None:

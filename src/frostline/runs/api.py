@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from frostline.runs.starting import prepare, raise_failure, worker_command
 if TYPE_CHECKING:
     from PIL import Image
 
-    from frostline.backbones import TimmFolder
+    from frostline.backbones import SavedModel
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,12 @@ class Run:
 
     Attributes:
         path: the run folder.
+        trust: import prefixes, or whole names, that its config may name for a backbone that is not timm's, beside those
+            of Frostline's conf; None for a run of this program's own config.
     """
 
     path: Path
+    trust: tuple[str, ...] | None = field(default=(), compare=False, repr=False)
 
     @property
     def folder(self) -> RunFolder:
@@ -61,14 +64,18 @@ class Run:
         return configs.load_config(self.folder.config)
 
     @cached_property
-    def _saved(self) -> TimmFolder:
-        from frostline.backbones import load_timm_folder
+    def _saved(self) -> SavedModel:
+        from frostline.runs.saved import load_saved
 
-        return load_timm_folder(self.folder.model)
+        return load_saved(self.folder, trust=self.trust)
 
     @property
     def model(self) -> Any:
-        """The fine-tuned ``torch.nn.Module``, in eval: ``[B, C, H, W]`` float32 in, ``[B, K]`` logits out."""
+        """The fine-tuned ``torch.nn.Module``, in eval: ``[B, C, H, W]`` float32 in, ``[B, K]`` logits out.
+
+        Raises:
+            ConfigError: it is of a module that is not trusted.
+        """
         return self._saved.model.eval()
 
     @property
@@ -80,6 +87,7 @@ class Run:
         """Label pictures, given as PIL images or as paths.
 
         Raises:
+            ConfigError: it is a run of a module that is not trusted.
             DataError: a file cannot be read.
         """
         from frostline.data import evaluation_transform, open_picture
@@ -131,7 +139,7 @@ def train(config: DictConfig | Sequence[str] = ()) -> Run:
     """
     chosen = config if isinstance(config, DictConfig) else compose(config)
     chosen = chosen.copy()
-    return _trained(prepare(chosen, []))
+    return _trained(prepare(chosen, []), trust=None)
 
 
 def resume(path: str | Path, overrides: Sequence[str] = (), *, trust: Sequence[str] = ()) -> Run:
@@ -145,10 +153,10 @@ def resume(path: str | Path, overrides: Sequence[str] = (), *, trust: Sequence[s
     Raises:
         FrostlineError: what the command line would print; a run that has changed is refused.
     """
-    return _trained(prepare_resume(Path(path), overrides, trust=trust))
+    return _trained(prepare_resume(Path(path), overrides, trust=trust), trust=tuple(trust))
 
 
-def _trained(folder: RunFolder) -> Run:
+def _trained(folder: RunFolder, trust: tuple[str, ...] | None) -> Run:
     from frostline.runs import train as command
     from frostline.runs.parts import rank_count
     from frostline.runs.worker import quiet_frameworks
@@ -160,13 +168,17 @@ def _trained(folder: RunFolder) -> Run:
         raise_failure(subprocess.run(worker_command("train", folder), check=False).returncode, folder)
     else:
         command.train(config)
-    return Run(folder.path)
+    return Run(folder.path, trust)
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     """A finished run, by its folder.
+
+    Args:
+        path: the run's folder.
+        trust: import prefixes of your own that the run's config may name for a backbone that is not timm's.
 
     Raises:
         ConfigError: there is no finished run at ``path``.
     """
-    return Run(RunFolder.existing(path).path)
+    return Run(RunFolder.existing(path).path, tuple(trust))

@@ -7,7 +7,6 @@ import time
 from lightning import Trainer
 from omegaconf import DictConfig
 
-from frostline.backbones import load_timm_folder
 from frostline.config import build, check_targets, load_config, spec_of, trusted_targets
 from frostline.data import FILE_LIMIT, PIXEL_LIMIT, Augmentation, ImageData
 from frostline.errors import ConfigError, suggestion
@@ -15,6 +14,7 @@ from frostline.evaluation import prediction_table, write_predictions
 from frostline.runs.announcing import show_scores
 from frostline.runs.folder import RunFolder
 from frostline.runs.parts import SUPPLIED, make_loss, make_metrics, rank_count
+from frostline.runs.saved import load_saved
 from frostline.specs import SpeedSpec
 from frostline.tasks import ScoringTask
 
@@ -32,7 +32,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     run = load_config(folder.config)
     check_targets(run, allowed=trusted_targets(config.config_dirs), trust=config.trust, supplied=SUPPLIED)
     started = time.perf_counter()
-    saved = load_timm_folder(folder.model)
+    saved = load_saved(folder, trust=config.trust, config_dirs=config.config_dirs)
     data = run_data(run, root=config.root, batch_size=config.batch_size)
     if config.split not in data.splits:
         raise ConfigError(

@@ -6,6 +6,7 @@ The fingerprint of its data is in ``provenance.json`` once the data was loaded.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -27,7 +28,7 @@ from frostline.runs.folder import RunFolder, write_json
 LEFT_OUT = ("folder", "output", "name", "debug", "run", "resume", "rerun", "trust", "config_dirs", "logger")
 """Keys that do not change the result; ``data.workers`` is another one."""
 
-PACKAGES = ("torch", "timm", "lightning")
+PACKAGES = ("torch", "timm", "lightning", "peft")
 WEIGHT_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "config.json")
 
 _HERE = "<folder>"
@@ -77,7 +78,9 @@ def code_version() -> str:
             digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     for name in PACKAGES:
-        digest.update(f"{name} {importlib.metadata.version(name)}\0".encode())
+        # peft is an extra
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            digest.update(f"{name} {importlib.metadata.version(name)}\0".encode())
     return digest.hexdigest()
 
 

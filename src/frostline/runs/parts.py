@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -13,19 +13,21 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from timm.layers.config import set_reentrant_ckpt
 from torch import nn
 from torchmetrics import Metric
 
+from frostline.adapters import Adapter
 from frostline.backbones import Backbone, create_backbone
 from frostline.callbacks import CheckedCheckpointIO, Checkpointing, SyncBatchNorm
 from frostline.config import build, check_targets, spec_of, trusted_targets
 from frostline.data import ImageData
 from frostline.errors import ConfigError, DataError, FrostlineError, suggestion
-from frostline.freezing import FreezeSchedule
+from frostline.freezing import FreezeSchedule, Validation, keeps_statistics
 from frostline.metrics import makes_sense
 from frostline.runs.folder import RunFolder
 from frostline.runs.resuming import Resumed
-from frostline.specs import BackboneSpec, ClassWeights, FreezeSpec, LrSpec, SpeedSpec
+from frostline.specs import BackboneSpec, ClassWeights, ClipBy, FreezeSpec, LrSpec, Mode, SpeedSpec
 from frostline.tasks import ClassificationTask, balanced_weights
 
 # what the program itself passes to the constructors named under these keys
@@ -41,6 +43,7 @@ class Parts:
     freeze: FreezeSpec
     schedule: FreezeSchedule
     task: ClassificationTask
+    adapter: Adapter
 
 
 def build_parts(config: DictConfig) -> Parts:
@@ -58,27 +61,107 @@ def build_parts(config: DictConfig) -> Parts:
     if not data.labelled:
         problem = f"{config.data._target_} has no labels to train with"
         raise ConfigError(problem, mend="It is for `frostline pretrain`; class folders are data=folder.")
-    backbone = create_backbone(
-        spec_of(config.backbone, BackboneSpec), num_classes=len(data.classes), size=config.data.get("size")
-    )
+    freeze = spec_of(config.freeze, FreezeSpec)
+    backbone = make_backbone(config, len(data.classes), freeze)
+    adapter: Adapter = build(config.adapter, "adapter")
+    new = adapt(adapter, backbone)
     augmentation = build(config.augment, "augment")
     data.prepare(backbone.preprocessing, augmentation, seed=config.seed)
-    freeze = spec_of(config.freeze, FreezeSpec)
-    schedule = make_schedule(config, freeze, backbone, data.batches_per_epoch(rank_count(config.trainer)))
+    batches = data.batches_per_epoch(rank_count(config.trainer))
+    schedule = make_schedule(
+        config,
+        freeze,
+        backbone,
+        batches,
+        validation=validation_of(config, len(data.classes)),
+        new=new,
+        # without weights all is new, and an adapter would freeze nothing
+        allowed=adapter.allowed(backbone.model, backbone.groups, new if backbone.report.loaded else frozenset()),
+    )
     task = make_task(config, data, backbone, freeze, augmentation.mixer(len(data.classes)))
+    task.regularizer.begin(task.model, None, new)
     enter_first_phase(schedule, task)
     try:
         task.configure_optimizers()
     except (ValueError, TypeError) as error:
         raise ConfigError(f"optimizer: {error}", mend="Look at the keys of optimizer.") from error
-    return Parts(data, backbone, freeze, schedule, task)
+    return Parts(data, backbone, freeze, schedule, task, adapter)
 
 
-def make_schedule(config: DictConfig, freeze: FreezeSpec, backbone: Backbone, batches: int) -> FreezeSchedule:
-    """The phases of the run, in optimizer steps.
+def make_backbone(config: DictConfig, num_classes: int, freeze: FreezeSpec) -> Backbone:
+    """The model with its weights, and the memory of its backward pass as ``speed`` says."""
+    backbone = create_backbone(
+        spec_of(config.backbone, BackboneSpec),
+        num_classes=num_classes,
+        size=config.data.get("size"),
+        depth=freeze.depth,
+        module=None if config.backbone.module is None else build(config.backbone.module, "backbone.module"),
+    )
+    if config.speed.grad_checkpointing:
+        checkpoint_gradients(backbone.model)
+    return backbone
+
+
+def checkpoint_gradients(model: nn.Module) -> None:
+    """Have a model compute activations again in its backward pass; a frozen front takes no part in that.
+
+    The reentrant kind of checkpointing would give no gradients behind a frozen front, whose output needs none; timm's
+    is of the other kind unless the environment asks for it.
 
     Raises:
-        ConfigError: the run has no length, or several phases meet several processes.
+        ConfigError: the model cannot do it, or has batch norms, which would count each batch twice.
+    """
+    norm = next((name for name, module in model.named_modules() if keeps_statistics(module)), None)
+    if norm is not None:
+        raise ConfigError(
+            f"speed.grad_checkpointing would run the batch norms of the backbone, such as {norm}, twice a batch",
+            mend="Set speed.grad_checkpointing=false, or choose a backbone without batch norm.",
+        )
+    set_reentrant_ckpt(False)
+    switch = getattr(model, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise AssertionError
+        switch(True)
+    except AssertionError as error:
+        name = type(model).__name__
+        problem = f"speed.grad_checkpointing: {name} has no gradient checkpointing"
+        raise ConfigError(problem, mend="Set speed.grad_checkpointing=false.") from error
+
+
+def adapt(adapter: Adapter, backbone: Backbone) -> frozenset[str]:
+    """Put an adapter into a backbone; the parameters that were not loaded from weights, the adapter's among them."""
+    missing = frozenset(backbone.report.missing)
+    before = frozenset(name for name, _ in backbone.model.named_parameters())
+    groups = adapter.apply(backbone.model, backbone.groups, backbone.preprocessing.size)
+    backbone.depth = replace(backbone.depth, groups=groups)
+    loaded = adapter.renamed(backbone.model, before - missing)
+    return frozenset(name for name, _ in backbone.model.named_parameters()) - loaded
+
+
+def make_schedule(
+    config: DictConfig,
+    freeze: FreezeSpec,
+    backbone: Backbone,
+    batches: int,
+    *,
+    validation: Validation,
+    new: frozenset[str] | None = None,
+    allowed: frozenset[str] | None = None,
+) -> FreezeSchedule:
+    """The phases of the run, in optimizer steps.
+
+    Args:
+        config: of the run.
+        freeze: its schedule.
+        backbone: what the schedule freezes.
+        batches: of an epoch, before ``trainer.limit_train_batches``.
+        validation: the metrics that triggers may watch.
+        new: the parameters that were not loaded from the weights.
+        allowed: the parameters that may learn.
+
+    Raises:
+        ConfigError: the run has no length, or a fault of the schedule.
     """
     trainer = config.trainer
     ranks = rank_count(trainer)
@@ -109,13 +192,50 @@ def make_schedule(config: DictConfig, freeze: FreezeSpec, backbone: Backbone, ba
             "trainer.val_check_interval: a run is validated between epochs",
             mend="trainer.check_val_every_n_epoch; to save within an epoch: callbacks.checkpoint.every_n_steps.",
         )
-    if ranks != 1 and len(freeze.phases) > 1:
+    check_clipping(trainer, freeze)
+    return FreezeSchedule(
+        freeze,
+        spec_of(config.lr, LrSpec),
+        backbone.groups,
+        backbone.model,
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        validation=validation,
+        new=new,
+        allowed=allowed,
+    )
+
+
+def validation_of(config: DictConfig, num_classes: int) -> Validation:
+    """What the triggers of a schedule may watch."""
+    every = int(config.trainer.get("check_val_every_n_epoch") or 1)
+    return Validation(
+        tuple(validation_metrics(config, num_classes)),
+        str(config.monitor.metric),
+        larger_is_better=config.monitor.mode in (Mode.max, Mode.max.name),
+        every=0 if config.trainer.get("limit_val_batches", 1.0) == 0 else every,
+    )
+
+
+def validation_metrics(config: DictConfig, num_classes: int) -> list[str]:
+    """The names of the metrics of validation."""
+    kept = [
+        f"val/{name}" for name, node in config.metrics.items() if makes_sense(int(node.get("top_k", 1)), num_classes)
+    ]
+    return [*kept, "val/loss"]
+
+
+def check_clipping(trainer: DictConfig, freeze: FreezeSpec) -> None:
+    """Raise where ``freeze.clip`` would bound nothing."""
+    if ClipBy(freeze.clip) is ClipBy.run:
+        return
+    if not trainer.get("gradient_clip_val"):
+        raise ConfigError("freeze.clip=group has no bound to keep", mend="Set trainer.gradient_clip_val=1.0.")
+    if trainer.get("gradient_clip_algorithm") == "value":
         raise ConfigError(
-            f"freeze has {len(freeze.phases)} phases, but a run on several processes can have only one so far",
-            mend="Train on one device (trainer=auto), or use a schedule of one phase.",
+            "freeze.clip=group bounds norms, but trainer.gradient_clip_algorithm=value bounds values",
+            mend="Set trainer.gradient_clip_algorithm=norm, or freeze.clip=run.",
         )
-    run_lr = spec_of(config.lr, LrSpec)
-    return FreezeSchedule(freeze, run_lr, backbone.groups, backbone.model, steps_per_epoch=per_epoch, total_steps=total)
 
 
 def rank_count(trainer: DictConfig) -> int:
@@ -143,6 +263,7 @@ def make_task(
         make_metrics(config.metrics, len(data.classes)),
         groups=backbone.groups,
         freeze=freeze,
+        regularizer=build(config.regularizer, "regularizer"),
         optimizer=build(config.optimizer, "optimizer"),
         base_lr=float(config.optimizer.lr),
         weight_decay=float(config.optimizer.get("weight_decay", 0.0)),
@@ -181,11 +302,7 @@ def make_metrics(node: DictConfig, num_classes: int) -> dict[str, Metric]:
 
 def enter_first_phase(schedule: FreezeSchedule, task: ClassificationTask) -> None:
     """Freeze before Lightning wraps the model, so that DDP knows from the start what it has to reduce."""
-    from frostline.freezing import apply_phase
-
-    first = schedule.phase_at(0)
-    apply_phase(task.model, first.trainable)
-    task.trainable = first.trainable
+    task.enter(schedule, schedule.start)
 
 
 def make_trainer(
@@ -276,10 +393,7 @@ def require_monitor(config: DictConfig, num_classes: int, splits: Sequence[str])
             mend="Split some off: data.val_fraction=0.15.",
         )
         raise fault
-    kept = [
-        f"val/{name}" for name, node in config.metrics.items() if makes_sense(int(node.get("top_k", 1)), num_classes)
-    ]
-    names = [*kept, "val/loss"]
+    names = validation_metrics(config, num_classes)
     if metric not in names:
         problem = f"monitor.metric={metric}: with {num_classes} classes no metric provides it"
         raise ConfigError(problem, mend=suggestion(metric, names))

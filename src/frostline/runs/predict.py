@@ -9,18 +9,19 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from frostline.backbones import load_timm_folder
 from frostline.data import evaluation_transform, find_pictures, open_picture
 from frostline.errors import ConfigError, DataError
 from frostline.evaluation import label_pictures, prediction_table, write_predictions
 from frostline.runs.folder import RunFolder
+from frostline.runs.saved import load_saved
 
 
 def predict(config: DictConfig) -> None:
     """Write a table with a label and class probabilities for each picture.
 
     Raises:
-        ConfigError: there is no such run, no such device, or the output is neither ``.csv`` nor ``.parquet``.
+        ConfigError: there is no such run, no such device, the output is neither ``.csv`` nor ``.parquet``, or the run
+            is of a module that is not trusted.
         DataError: there is no picture, or one cannot be read.
     """
     folder = RunFolder.existing(config.run)
@@ -28,7 +29,7 @@ def predict(config: DictConfig) -> None:
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"output={config.output}: predictions are .csv or .parquet", mend="Choose one of the two.")
     paths = named_pictures(Path(config.images).expanduser())
-    saved = load_timm_folder(folder.model)
+    saved = load_saved(folder, trust=config.get("trust", []), config_dirs=config.get("config_dirs", []))
     started = time.perf_counter()
     probabilities = label_pictures(
         saved.model,

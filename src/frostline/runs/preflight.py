@@ -153,8 +153,9 @@ def _learning_batch_norms(schedule: FreezeSchedule, model: nn.Module) -> list[st
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     learning: set[str] = set()
     for phase in schedule.phases if norms else ():
-        modes = module_modes(model, schedule.groups, phase.trainable, schedule.spec.bn)
-        learning |= {name for name in norms if modes[name]}
+        for stage in phase.stages:
+            modes = module_modes(model, schedule.groups, stage.trainable, phase.bn, schedule.spec.frozen)
+            learning |= {name for name in norms if modes[name]}
     return [name for name in norms if name in learning]
 
 

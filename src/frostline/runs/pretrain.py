@@ -14,7 +14,7 @@ from frostline.callbacks import EpochLines, WatchNumbers
 from frostline.checkpoints import read_checkpoint
 from frostline.config import build, check_targets, spec_of
 from frostline.data import ImageData, PictureLoader
-from frostline.freezing import FreezeSchedule
+from frostline.freezing import FreezeSchedule, Validation
 from frostline.runs.announcing import announce
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
@@ -45,7 +45,8 @@ def _pretrain(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     data, backbone = make_data_and_backbone(config)
     freeze = FreezeSpec(phases={"pretrain": PhaseSpec(train="all")})
-    schedule = make_schedule(config, freeze, backbone, data.batches_per_epoch(rank_count(config.trainer)))
+    batches = data.batches_per_epoch(rank_count(config.trainer))
+    schedule = make_schedule(config, freeze, backbone, batches, validation=Validation(every=0))
     task = make_task(config, backbone, schedule)
     own = identity(config, data, task.autoencoder, processes=rank_count(config.trainer))
     resumed = find_resumed(folder, own) if config.resume else None

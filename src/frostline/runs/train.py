@@ -10,7 +10,7 @@ from lightning import Trainer
 from omegaconf import DictConfig
 from torch import nn
 
-from frostline.backbones import save_timm_folder
+from frostline.backbones import save_module_folder, save_timm_folder
 from frostline.callbacks import EpochLines, FollowSchedule, WatchNumbers
 from frostline.checkpoints import read_checkpoint
 from frostline.config import spec_of
@@ -25,6 +25,7 @@ from frostline.runs.parts import Parts, build_parts, checkpointing, make_trainer
 from frostline.runs.preflight import preflight
 from frostline.runs.provenance import provenance
 from frostline.runs.resuming import Resumed, find_resumed, identity
+from frostline.runs.thaw import draw_fact
 from frostline.specs import MonitorSpec
 from frostline.tasks import ScoringTask
 
@@ -63,7 +64,7 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     checkpointing(trainer).identity = own
     preflight(config, parts, folder, trainer)
     if trainer.is_global_zero:
-        announce(parts.data, parts.backbone, parts.schedule, config.backbone.name)
+        announce(parts.data, parts.backbone, parts.schedule, config.backbone.name, adapted=parts.adapter.sentence())
         write_provenance(folder, _provenance(config, parts), resumed)
     scores: dict[str, float] = {}
     if config.lr_find:
@@ -72,7 +73,7 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     scores |= select(trainer, parts, folder)
     if scored_on_test(config, parts.data):
         scores |= test(trainer, parts, folder)
-    finish(trainer, folder, scores)
+    finish(trainer, parts, folder, scores)
     return scores
 
 
@@ -87,7 +88,10 @@ def base_learning_rate(parts: Parts, folder: RunFolder, trainer: Trainer, resume
 def _provenance(config: DictConfig, parts: Parts) -> dict[str, Any]:
     report = parts.backbone.report
     weights = {"source": report.source, "sha256": report.sha256, "loaded": report.loaded}
-    return provenance(command="train", seed=config.seed, data_fingerprint=parts.data.fingerprint(), weights=weights)
+    depth = {"source": parts.backbone.depth.source, "corrections": list(parts.backbone.depth.corrections)}
+    fingerprint = parts.data.fingerprint()
+    record = provenance(command="train", seed=config.seed, data_fingerprint=fingerprint, weights=weights)
+    return {**record, "depth": {"groups": [group.name for group in parts.backbone.groups], **depth}}
 
 
 def select(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float]:
@@ -100,11 +104,19 @@ def select(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float
     load_model(parts.task, best_checkpoint(trainer))
     scores = score_split(trainer, parts, "val")
     if trainer.is_global_zero:
-        save_timm_folder(
-            parts.task.model, folder.model, labels=parts.data.classes, preprocessing=parts.backbone.preprocessing
-        )
+        save_model(parts, folder)
     trainer.strategy.barrier()
     return scores
+
+
+def save_model(parts: Parts, folder: RunFolder) -> None:
+    """Write ``model/``: a timm folder, or the weights of a module that is not timm's."""
+    model, head = parts.adapter.merge(parts.task.model), parts.backbone.head
+    labels, preprocessing = parts.data.classes, parts.backbone.preprocessing
+    if head is None:
+        save_timm_folder(model, folder.model, labels=labels, preprocessing=preprocessing)
+    else:
+        save_module_folder(model, folder.model, labels=labels, preprocessing=preprocessing, head=head)
 
 
 def best_checkpoint(trainer: Trainer) -> Path:
@@ -146,9 +158,12 @@ def test(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float]:
     return scores
 
 
-def finish(trainer: Trainer, folder: RunFolder, scores: dict[str, float]) -> None:
-    """Write ``metrics.json``, which makes the folder whole, and show where it is."""
+def finish(trainer: Trainer, parts: Parts, folder: RunFolder, scores: dict[str, float]) -> None:
+    """Draw the thaw plot, write ``metrics.json``, which makes the folder whole, and show where it is."""
     if trainer.is_global_zero:
+        cursor = checkpointing(trainer).cursor
+        steps = cursor.step if cursor else 0
+        draw_fact(folder.path, folder.schedule, parts.schedule, steps, parts.task.base_lr, folder.path.parent.name)
         write_json(folder.metrics, scores)
         show_scores(scores, [split for split in ("val", "test") if f"{split}/loss" in scores])
         print(f"run: {folder.path}", flush=True)

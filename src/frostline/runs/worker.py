@@ -275,6 +275,7 @@ def quiet_frameworks() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*using `DistributedSampler`.*",
+        ".*in eval mode at the start of training.*",  # frozen layers are meant to be
         ".*nn.functional.all_gather is deprecated.*",  # Lightning 2.6 with torch 2.14
         ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning 2.6 with torch 2.14
     ):

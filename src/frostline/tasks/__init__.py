@@ -5,13 +5,16 @@ from frostline.tasks.corruption import Corruption
 from frostline.tasks.losses import BinaryCrossEntropy, FocalLoss, balanced_weights
 from frostline.tasks.pretraining import PretrainingTask
 from frostline.tasks.randomness import stateless_seed
+from frostline.tasks.regularization import L2SP, NoRegularizer
 from frostline.tasks.scoring import Predictions, ScoringTask
 
 __all__ = [
+    "L2SP",
     "BinaryCrossEntropy",
     "ClassificationTask",
     "Corruption",
     "FocalLoss",
+    "NoRegularizer",
     "Predictions",
     "PretrainingTask",
     "ScoringTask",

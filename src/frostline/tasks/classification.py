@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from frostline.freezing import assert_modes
+from frostline.freezing import FreezeSchedule, Position, apply_phase, assert_modes
 from frostline.metrics import SplitScores
 from frostline.optim import parameter_groups
-from frostline.specs import FreezeSpec
+from frostline.specs import ClipBy, FreezeSpec
 from frostline.tasks.gathering import of_all_ranks
 from frostline.tasks.randomness import stateless_seed
+from frostline.tasks.regularization import Regularizer
 from frostline.tasks.scoring import ScoringTask
 from frostline.types import Batch, DepthGroup
 
@@ -30,6 +31,7 @@ class ClassificationTask(ScoringTask):
         model, loss, metrics, channels_last: see ``ScoringTask``.
         groups: the depth groups of ``model``.
         freeze: the schedule's scales and batch-norm policy.
+        regularizer: what is added to the loss for the weights; the logged loss is without it.
         optimizer: takes parameter groups, gives an optimizer.
         base_lr: the one base learning rate.
         weight_decay: of the parameters that decay.
@@ -46,6 +48,7 @@ class ClassificationTask(ScoringTask):
         *,
         groups: Sequence[DepthGroup],
         freeze: FreezeSpec,
+        regularizer: Regularizer,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         base_lr: float,
         weight_decay: float,
@@ -57,20 +60,43 @@ class ClassificationTask(ScoringTask):
         super().__init__(model, loss, metrics, channels_last=channels_last)
         self.groups = tuple(groups)
         self.freeze_spec = freeze
+        self.regularizer = regularizer
         self.make_optimizer = optimizer
         self.base_lr = base_lr
         self.weight_decay = weight_decay
         self.seed = seed
         self.mixer = mixer
         self.trainable: frozenset[str] | None = None
+        self.bn = freeze.bn
         self.train_scores = SplitScores({"accuracy": MulticlassAccuracy(num_classes, average="micro")}, "train")
 
     def train(self, mode: bool = True) -> ClassificationTask:
         """As torch's, and what is frozen stays in eval."""
         super().train(mode)
         if mode and self.trainable is not None:
-            assert_modes(self.model, self.groups, self.trainable, self.freeze_spec.bn)
+            assert_modes(self.model, self.groups, self.trainable, self.bn, self.freeze_spec.frozen)
         return self
+
+    def enter(self, schedule: FreezeSchedule, position: Position) -> None:
+        """Let what a position of the schedule names learn, and freeze the rest: gradients, then module modes."""
+        self.trainable = schedule.stage_of(position).trainable
+        self.bn = schedule.phase_of(position).bn
+        apply_phase(self.model, self.trainable)
+        self.train()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning's, or with ``freeze.clip=group`` for the parameters of each depth group by themselves."""
+        if ClipBy(self.freeze_spec.clip) is ClipBy.run or not gradient_clip_val:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = dict(self.model.named_parameters())
+        for group in self.groups:
+            torch.nn.utils.clip_grad_norm_([parameters[name] for name in group.parameters], gradient_clip_val)
 
     def configure_optimizers(self) -> Optimizer:
         """All parameter groups from step 0; the schedule's callback sets their learning rates."""
@@ -89,7 +115,7 @@ class ClassificationTask(ScoringTask):
         logits = self(images)
         loss: Tensor = self.loss(logits, targets)
         self.train_scores.update(logits.detach(), batch.targets, loss.detach())
-        return loss
+        return loss + self.regularizer.penalty(self.model, self.trainable or frozenset())
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and accuracy; with mixing, against the unmixed labels."""

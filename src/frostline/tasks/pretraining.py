@@ -89,6 +89,7 @@ class PretrainingTask(LightningModule):
             {
                 "params": list(self.autoencoder.decoder.parameters()),
                 "name": "decoder",
+                "group": self.schedule.groups[-1].name,
                 "depth": len(self.schedule.groups),
                 "is_head": False,
                 "lr_factor": 1.0,
@@ -102,9 +103,9 @@ class PretrainingTask(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Sets the learning rate of this step."""
         step = self.trainer.global_step
-        phase = self.schedule.phase_at(step)
-        set_learning_rates(self.trainer.optimizers[0], self.base_lr, phase, step)
-        self.log("lr", learning_rate(self.base_lr, phase, 1.0, step))
+        start, last = self.schedule.start, self.schedule.groups[-1].name
+        set_learning_rates(self.trainer.optimizers[0], self.base_lr, self.schedule, start, step)
+        self.log("lr", learning_rate(self.schedule, start, self.base_lr, step, last))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
