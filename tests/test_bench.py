@@ -1,13 +1,60 @@
 from __future__ import annotations
 
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "bench" / "few_labels.py"
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCH = ROOT / "scripts" / "bench"
+PEERS = BENCH / "peers"
 
 
 def test_the_comparison_on_few_labels_says_how_it_is_run() -> None:
-    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, BENCH / "few_labels.py", "--help"], capture_output=True, text=True, check=True
+    )
     assert "--labels" in done.stdout
     assert "pre-trained" in done.stdout
+
+
+def test_the_proofs_on_the_peers_say_how_they_are_run() -> None:
+    done = subprocess.run([PEERS / "run", "--help"], capture_output=True, text=True, check=True)
+    assert "--only" in done.stdout
+
+
+def pins(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def test_the_peers_run_with_the_versions_that_frostline_runs_with() -> None:
+    own = pins(PEERS / "requirements.txt")
+    locked = pins(ROOT / "requirements.txt")
+    assert own.pop("finetuning-scheduler")
+    assert own == {name: locked[name] for name in own}
+    assert "lightning" in own
+
+
+@pytest.fixture
+def table() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("peers_table", PEERS / "table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(how: str, holds: bool, **more: Any) -> dict[str, Any]:
+    return {"setting": "a", "proof": "ranks", "how": how, "holds": holds, "apart": 0, "epochs": [], **more}
+
+
+def test_a_proof_that_fails_is_bold_and_ways_that_agree_share_a_cell(table: ModuleType) -> None:
+    assert table.cell([row("one", True), row("other", True)]) == "0"
+    failed = row("other", False, error="a | b")
+    assert table.cell([row("one", True), failed]) == "one: 0<br>other: **a \\| b**"
