@@ -237,9 +237,7 @@ def test_downsampling_belongs_to_the_stage_that_it_leads_into() -> None:
 
 
 def test_a_source_that_is_of_no_use_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"depth.source=matcher.*of MetaFormer is of no use: the model has none"
-    ):
+    with pytest.raises(ConfigError, match=r"depth.source=matcher.*of MetaFormer is of no use: the model has none"):
         depth_of(on_meta("caformer_s18"), DepthSpec(source=DepthSource.matcher))
     with pytest.raises(ConfigError, match=r"freeze.depth.source=trace: no forward pass of Unmatched can be traced"):
         depth_of(Unmatched(MATCHER), DepthSpec(source=DepthSource.trace))
