@@ -45,17 +45,26 @@ def _rebuilt(kind: type[FrostlineError], problem: str, mend: str | None) -> Fros
 
 
 class ConfigError(FrostlineError):
-    """The configuration, the command line included, asks for something that cannot be built."""
+    """The configuration, the command line included, asks for something that cannot be built.
+
+    Attributes:
+        faults: those that it was made of, where they are several.
+    """
 
     exit_code = 2
+    faults: tuple[FrostlineError, ...] = ()
 
     @classmethod
     def of(cls, faults: Sequence[FrostlineError]) -> ConfigError:
         """One error out of several faults, so that all are mended in one round trip."""
         if len(faults) == 1 and isinstance(faults[0], ConfigError):
             return faults[0]
-        listed = "\n".join(f"{number}. {fault}" for number, fault in enumerate(faults, start=1))
-        return cls(f"{len(faults)} faults in the configuration:\n{listed}")
+        # an error that is one out of several gives them up to the longer list
+        each = [one for fault in faults for one in getattr(fault, "faults", ()) or (fault,)]
+        listed = "\n".join(f"{number}. {fault}" for number, fault in enumerate(each, start=1))
+        error = cls(f"{len(each)} faults in the configuration:\n{listed}")
+        error.faults = tuple(each)
+        return error
 
 
 class DataError(FrostlineError):

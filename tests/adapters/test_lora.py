@@ -140,7 +140,7 @@ def test_the_number_of_parameters_is_that_of_the_matrices(subject_of: MakeSubjec
     head = sum(count[name] for name in groups[-1].parameters)
     assert sum(count[name] for name in adapter.allowed(subject.model, groups)) == blocks * per_block + head
     assert adapter.sentence() == (
-        "adapter: LoRA of rank 3 on 12 layers (blocks.0.attn.qkv, blocks.0.attn.proj, blocks.1.attn.qkv, ...), "
+        "LoRA of rank 3 on 12 layers (blocks.0.attn.qkv, blocks.0.attn.proj, blocks.1.attn.qkv, ...), "
         f"{blocks * per_block:,} parameters"
     )
 

@@ -205,7 +205,7 @@ def test_a_phase_starts_from_the_best_of_the_phase_before(
     phases = {"head": PhaseSpec("all - bottom:1", until=until(epochs=3)), "all": PhaseSpec("all", start=StartFrom.best)}
     run = small_run(NAME, tmp_path, *watch, before=[saving], epochs=4, scores=[0.1, 0.9, 0.5, 0.2], **phases)
     run.fit()
-    assert "all: starts from step-00000004.ckpt (val/score 0.9000)" in capsys.readouterr().out
+    assert "parameters learn, from step-00000004.ckpt with 0.9000" in capsys.readouterr().out
     content = read_checkpoint(tmp_path / "checkpoints" / "step-00000004.ckpt")
     saved = {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
     assert {name for name, value in keep.model.items() if not value.equal(saved.get(name, value))} == set()
@@ -226,7 +226,7 @@ def test_the_best_of_an_earlier_phase_does_not_count(tmp_path: Path, capsys: pyt
     scores = [0.9, 0.3, 0.4, 0.2, 0.1]
     run = small_run(NAME, tmp_path, before=[saving], epochs=5, scores=scores, steps_per_epoch=1, **phases)
     run.fit()
-    assert "all: starts from step-00000003.ckpt (val/score 0.4000)" in capsys.readouterr().out
+    assert "parameters learn, from step-00000003.ckpt with 0.4000" in capsys.readouterr().out
     # the best of all is still what the run selects, and what no phase needs any more is gone
     assert saving.best_path == tmp_path / "checkpoints" / "step-00000001.ckpt"
     kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))

@@ -10,7 +10,7 @@ from small_runs import MODELS, SmallRun, small_run
 
 from frostline.callbacks.schedule_record import COLUMNS, ScheduleRecord
 from frostline.freezing import Position, Transition
-from frostline.specs import EachSpec, PhaseSpec, UntilSpec, WalkMode, WalkSpec
+from frostline.specs import EachSpec, OptimizerState, PhaseSpec, UntilSpec, WalkMode, WalkSpec
 
 NAME = next(iter(MODELS))
 FIRST: Any = SimpleNamespace(is_global_zero=True, current_epoch=3)
@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> SmallRun:
     phases = {
         "head": PhaseSpec("head", until=UntilSpec(epochs=1)),
         "walk": PhaseSpec("top:3", walk=walk, until=UntilSpec(steps=6)),
-        "all": PhaseSpec("all"),
+        "all": PhaseSpec("all", optimizer=OptimizerState.reset),
     }
     return small_run(NAME, tmp_path, epochs=5, steps_per_epoch=2, bins=4, **phases)
 
@@ -59,6 +59,8 @@ def test_a_row_says_what_a_transition_has_changed(run: SmallRun, tmp_path: Path)
             "frost_line": str(learning[0]),
             "thawed": " ".join(names[i] for i in thawed),
             "frozen": " ".join(names[i] for i in frozen),
+            "weights": "last",
+            "optimizer": "reset" if phase == "all" else "keep",
         }
 
 

@@ -17,7 +17,7 @@ from frostline.config import register, spec_of
 from frostline.freezing import FreezeSchedule
 from frostline.freezing.phase import Plateau, Settle, Warmup
 from frostline.optim import learning_rate
-from frostline.specs import BatchNormAffine, BatchNormMode, DepthSpec, FreezeSpec, LrSpec
+from frostline.specs import BatchNormAffine, BatchNormMode, Curve, DepthSpec, FreezeSpec, LrSpec
 
 CONF = Path(__file__).parents[2] / "conf"
 FREEZE = sorted(path.stem for path in (CONF / "freeze").glob("*.yaml"))
@@ -215,7 +215,7 @@ def test_discriminative_is_fastai_s_fine_tune(name):
         if isinstance(module, nn.BatchNorm2d)
         for key in ("weight", "bias")
     }
-    assert phases_of(schedule) == [("head", 0, 20), ("full", 20, TOTAL)]
+    assert phases_of(schedule) == [("probe", 0, 20), ("full", 20, TOTAL)]
     assert stages_of(schedule) == [(0, parameters(schedule, -1) | affine), (20, set(schedule.sizes))]
     assert [schedule.lr_factors[group.name] for group in schedule.groups] == pytest.approx([0.01, 0.1, 1.0])
     assert [phase.lr.scale for phase in schedule.phases] == [1.0, 0.5]
@@ -228,7 +228,7 @@ def test_discriminative_is_fastai_s_fine_tune(name):
 def test_chain_thaw_trains_what_is_new_then_each_group_alone_then_all(name):
     schedule = preset("chain_thaw", name)
     count = len(schedule.groups) - 1
-    assert phases_of(schedule) == [("new", 0, 40), ("chain", 40, 140), ("full", 140, TOTAL)]
+    assert phases_of(schedule) == [("probe", 0, 40), ("chain", 40, 140), ("full", 140, TOTAL)]
     starts, sets = zip(*stages_of(schedule), strict=True)
     assert sets == (
         parameters(schedule, -1),
@@ -236,7 +236,8 @@ def test_chain_thaw_trains_what_is_new_then_each_group_alone_then_all(name):
         set(schedule.sizes),
     )
     assert starts == (0, *(40 + round(100 * k / count) for k in range(count)), 140)
-    assert [phase.starts_from_best for phase in schedule.phases] == [False, False, True]
+    assert not any(phase.starts_from_best for phase in schedule.phases)
+    assert schedule.phases[1].lr.curve is Curve.constant
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -426,7 +426,7 @@ def test_all_faults_of_all_phases_are_told_at_once(make_schedule):
         key
         for key in (
             "a.train:",
-            "a.until is missing",
+            "a.until has no cap",
             "a.until.plateau.metric=val/los",
             "a.until.threshold states",
             "a.start=best",

@@ -226,11 +226,11 @@ FAULTS = {
     ),
     "no cap for a plateau": (
         {"a": PhaseSpec("head", until=UntilSpec(plateau=PLATEAU)), "b": PhaseSpec("all")},
-        "freeze.phases.a.until is missing: phase 'a' has no cap.*freeze.phases.a.until.epochs",
+        "freeze.phases.a.until has no cap: the metric may never end phase 'a'.*freeze.phases.a.until.epochs",
     ),
     "no cap for a threshold": (
         {"a": PhaseSpec("head", until=UntilSpec(threshold=ThresholdSpec(above=0.9))), "b": PhaseSpec("all")},
-        "freeze.phases.a.until is missing: phase 'a' has no cap.*freeze.phases.a.until.epochs",
+        "freeze.phases.a.until has no cap: the metric may never end phase 'a'.*freeze.phases.a.until.epochs",
     ),
     "a duration after a metric": (
         {

@@ -116,7 +116,7 @@ class Lora:
             return ""
         layers, left_out = self._found.layers, self._found.left_out
         named = ", ".join(layers[:3]) + (", ..." if len(layers) > 3 else "")
-        told = f"adapter: LoRA of rank {self.rank} on {len(layers)} layers ({named}), {self._added:,} parameters"
+        told = f"LoRA of rank {self.rank} on {len(layers)} layers ({named}), {self._added:,} parameters"
         return told + (f"; left out: {summary(left_out)}" if left_out else "")
 
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from frostline.callbacks.checkpointing import Checkpointing
 from frostline.callbacks.rewrapping import rewrap
 from frostline.callbacks.schedule_record import ScheduleRecord
-from frostline.checkpoints import read_checkpoint
+from frostline.checkpoints import Record, read_checkpoint
 from frostline.errors import NumericsError
 from frostline.freezing import Decision, FreezeSchedule, Phase, Position, Progress, Transition
 from frostline.optim import learning_rate, set_learning_rates
@@ -92,7 +92,7 @@ class FollowSchedule(Callback):
             pl_module.log_dict(self._logged(task, step))
 
     def _logged(self, task: Scheduled, step: int) -> dict[str, float]:
-        """The peak-free facts of a step: the rate of each depth group, and the phase's clock."""
+        """The learning rate of each depth group, and the phase's clock."""
         position = self.progress.position
         rates = {
             f"lr/{group.name}": learning_rate(
@@ -113,8 +113,9 @@ class FollowSchedule(Callback):
     def _run(self, transition: Transition, trainer: Trainer, task: Scheduled) -> None:
         """A transition, in the order that DESIGN gives: weights, gradients and modes, optimizer, wrapper, record."""
         phase = self.progress.phase
+        best = None
         if transition.enters_phase and phase.starts_from_best:
-            self._restore_best(trainer, task)
+            best = self._restore_best(trainer, task)
         self._enter(trainer, task)
         optimizer = trainer.optimizers[0]
         if transition.enters_phase and phase.resets_optimizer:
@@ -122,7 +123,17 @@ class FollowSchedule(Callback):
         _forget_counts(optimizer)
         if transition.enters_phase:
             self._keep_best_of_phase(trainer)
-        self.record.add(trainer, transition)
+        self.record.add(trainer, transition, best.file if best else "last")
+        self._say(trainer, transition, best)
+
+    def _say(self, trainer: Trainer, transition: Transition, best: Record | None) -> None:
+        if not trainer.is_global_zero:
+            return
+        phase, stage = self.progress.phase, transition.position.stage
+        name = phase.name if len(phase.stages) == 1 else f"{phase.name} {stage + 1}/{len(phase.stages)}"
+        count = sum(self.schedule.sizes[parameter] for parameter in self.progress.stage.trainable)
+        source = f", from {best.file} with {best.score:.4f}" if best else ""
+        print(f"phase     {name}: {transition.reason}; {count:,} parameters learn{source}", flush=True)
 
     def _enter(self, trainer: Trainer, task: Scheduled) -> None:
         position = self.progress.position
@@ -151,9 +162,10 @@ class FollowSchedule(Callback):
     def _phase_start(self) -> int:
         return self.progress.position.phase_start
 
-    def _restore_best(self, trainer: Trainer, task: Scheduled) -> None:
+    def _restore_best(self, trainer: Trainer, task: Scheduled) -> Record:
+        """Load the best weights of the phase before; their checkpoint."""
         saving = _find(trainer, Checkpointing)
-        best = saving.keeping.best_since if saving else None
+        best: Record | None = saving.keeping.best_since if saving else None
         if saving is None or best is None:
             raise NumericsError(
                 f"phase '{self.phase.name}' starts from the best weights of the phase before, but no validation in it "
@@ -165,9 +177,7 @@ class FollowSchedule(Callback):
         averaging = _find(trainer, WeightAveraging)
         if averaging is not None and averaging._average_model is not None:
             load_into(averaging._average_model.module, state, "")
-        if trainer.is_global_zero:
-            score = f"{saving.monitor} {best.score:.4f}"
-            print(f"phase     {self.phase.name}: starts from {best.file} ({score})", flush=True)
+        return best
 
     # --- triggers -----------------------------------------------------------------------------------------------------
 

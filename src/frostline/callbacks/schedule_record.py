@@ -21,6 +21,8 @@ COLUMNS = (
     "frost_line",
     "thawed",
     "frozen",
+    "weights",
+    "optimizer",
 )
 
 
@@ -53,8 +55,14 @@ class ScheduleRecord:
         names = [phase.name for phase in self.schedule.phases]
         return (names.index(row[2]), int(row[3])) <= (position.phase, position.stage)
 
-    def add(self, trainer: Trainer, transition: Transition) -> None:
-        """Write a transition; the first rank's affair."""
+    def add(self, trainer: Trainer, transition: Transition, weights: str = "last") -> None:
+        """Write a transition; the first rank's affair.
+
+        Args:
+            trainer: of the run.
+            transition: what has happened.
+            weights: the checkpoint whose weights were taken, where they were not the last.
+        """
         if not trainer.is_global_zero:
             return
         position = transition.position
@@ -69,6 +77,8 @@ class ScheduleRecord:
             stage.frost_line,
             " ".join(transition.thawed),
             " ".join(transition.frozen),
+            weights,
+            "reset" if transition.enters_phase and self.schedule.phase_of(position).resets_optimizer else "keep",
         ]
         self._rows.append([str(value) for value in content])
         text = io.StringIO(newline="")

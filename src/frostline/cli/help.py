@@ -9,7 +9,8 @@ from frostline.config import COMMANDS, QUOTING
 
 GROUPS = {
     "data": "the labelled pictures and their splits",
-    "backbone": "a timm model and its weights: backbone.name=resnet50, backbone.weights=pretrained|none|FILE|RUN",
+    "backbone": "a timm model and its weights: backbone.name=resnet50, backbone.weights=pretrained|none|FILE|RUN; "
+    "or any nn.Module: backbone=module backbone.module._target_=torchvision.models.resnet18 backbone.head=fc",
     "freeze": "which layers learn, when, and how fast",
     "adapter": "low-rank matrices that learn in place of the body's weights (LoRA)",
     "optimizer": "the update rule; optimizer.lr is the only base learning rate",
@@ -35,7 +36,7 @@ EXAMPLES = {
         "frostline train trainer.max_epochs=1 trainer.limit_train_batches=2",
         "frostline train run=outputs/train/RUN resume=true",
     ],
-    "inspect": ["frostline inspect freeze=last_n data=folder data.root=pictures"],
+    "inspect": ["frostline inspect freeze=gradual data=folder data.root=pictures"],
     "evaluate": ["frostline evaluate run=outputs/train/RUN split=val"],
     "predict": ["frostline predict run=outputs/train/RUN images=new_pictures output=labels.csv"],
     "pretrain": [

@@ -12,7 +12,7 @@ from frostline import specs
 
 COMMANDS = {
     "train": "fine-tune, select the best checkpoint, score the test split once, write the run folder",
-    "inspect": "the same config, looked at and not trained: data, depth, phases, learning rates",
+    "inspect": "the same config, looked at and not trained: data, depth, phases, learning rates, cost, the thaw plot",
     "evaluate": "score a split of a finished run again",
     "predict": "label a picture, a folder or a list with a finished run",
     "pretrain": "pre-train a backbone on unlabelled pictures",

@@ -111,9 +111,11 @@ def _length(
         hold = phase.walk.hold if phase.walk is not None else 0.0
         return round(stages * max(1, min(each.values())) / (1 - min(max(hold, 0.0), 0.99)))
     if not is_last:
-        what = "has no cap: the metric may never end it" if ends_by_metric(phase) else "would never end"
-        mend = f"Only the last phase may leave it out; set {key}.epochs or {key}.steps."
-        faults.append(ConfigError(f"{key} is missing: phase '{name}' {what}.", mend=mend))
+        problem = f"{key} is missing: phase '{name}' would never end."
+        if ends_by_metric(phase):
+            problem = f"{key} has no cap: the metric may never end phase '{name}'."
+        mend = f"Only the last phase may leave it out; set {key}.epochs, {key}.steps or {key}.fraction."
+        faults.append(ConfigError(problem, mend=mend))
     return None
 
 

@@ -17,7 +17,7 @@ from frostline.freezing.phase import Pace, Phase, Stage, Warmup
 from frostline.freezing.rates import rate_faults, resolve_lr, resolve_warmup
 from frostline.freezing.selectors import select
 from frostline.freezing.triggers import Validation, resolve_plateau, resolve_settle, resolve_threshold
-from frostline.freezing.walk import walk_stages
+from frostline.freezing.walk import check_walk, walk_stages
 from frostline.specs import (
     BatchNormAffine,
     BatchNormSpec,
@@ -28,8 +28,6 @@ from frostline.specs import (
     PhaseSpec,
     StartFrom,
     UntilSpec,
-    WalkMode,
-    WalkSpec,
 )
 from frostline.types import DepthGroup
 
@@ -98,7 +96,7 @@ def _stage_sets(name: str, phase: PhaseSpec, spec: FreezeSpec, subject: Subject)
     if phase.walk is None:
         sets: tuple[frozenset[str], ...] = (selected,)
     else:
-        _check_walk(phase.walk, f"{key}.walk")
+        check_walk(phase.walk, f"{key}.walk")
         kept = _selected(phase.walk.keep, f"{key}.walk.keep", subject) if phase.walk.keep is not None else frozenset()
         sets = walk_stages(phase.walk, selected - kept, kept, subject.groups)
         if not sets:
@@ -131,35 +129,6 @@ def _with_affine(chosen: frozenset[str], bn: BatchNormSpec, model: nn.Module) ->
         return chosen
     affine = batch_norm_affine(model)
     return chosen | affine if policy is BatchNormAffine.train else chosen - affine
-
-
-def _check_walk(walk: WalkSpec, key: str) -> None:
-    faults = []
-    if walk.by < 1:
-        faults.append(ConfigError(f"{key}.by is {walk.by}.", mend="It is a number of depth groups, 1 or more."))
-    if not 0 <= walk.hold < 1:
-        faults.append(ConfigError(f"{key}.hold is {walk.hold}.", mend="It is a share of the phase, from 0 to below 1."))
-    drops = WalkMode(walk.mode) is WalkMode.drop
-    each = walk.each or EachSpec()
-    for unit, value in (("epochs", each.epochs), ("steps", each.steps)):
-        if value is not None and value < 1:
-            mend = "A stage lasts at least 1; leave out walk.each to spread the stages evenly."
-            faults.append(ConfigError(f"{key}.each.{unit} is {value}.", mend=mend))
-    if each.fraction is not None and not 0 < each.fraction < 1:
-        mend = "It is a share of the phase, between 0 and 1."
-        faults.append(ConfigError(f"{key}.each.fraction is {each.fraction}.", mend=mend))
-    if each.settle is not None and not drops:
-        mend = f"Set {key}.mode=drop, or leave out {key}.each.settle."
-        faults.append(ConfigError(f"{key}.each.settle drops depth groups, but the walk does not.", mend=mend))
-    if walk.anneal and not drops:
-        mend = f"Set {key}.mode=drop, or {key}.anneal=false."
-        faults.append(ConfigError(f"{key}.anneal is for groups that drop, but in this walk none does.", mend=mend))
-    if walk.anneal and (each.plateau is not None or each.settle is not None):
-        mend = f"Give {key}.each.epochs or {key}.each.steps alone."
-        problem = f"{key}.anneal needs to know when a group drops, but a metric or its gradients decide that."
-        faults.append(ConfigError(problem, mend=mend))
-    if faults:
-        raise ConfigError.of(faults)
 
 
 @dataclass(frozen=True)
@@ -266,11 +235,15 @@ class _Resolver:
         if reached[-1] < steps and all(after > before for before, after in pairwise(reached)):
             return
         took = f"{pace.steps} optimizer steps" if pace.steps else f"{pace.fraction:.3g} of the phase"
+        length = f"{key}.until" if has_length(self.spec) else "trainer.max_epochs"
         raise ConfigError(
             f"{key}.walk has {count} stages of {took}, but phase '{self.name}' has {steps} optimizer steps.",
-            mend=f"Raise trainer.max_epochs, walk further at a time ({key}.walk.by), set freeze.depth.bins, "
-            f"or leave out {key}.walk.each to spread the stages evenly.",
+            mend=f"Lengthen {length}, walk further at a time ({key}.walk.by), or set freeze.depth.bins"
+            f"{self._or_spread(key)}.",
         )
+
+    def _or_spread(self, key: str) -> str:
+        return "" if self._each == EachSpec() else f"; without {key}.walk.each the stages share the phase evenly"
 
     def _check_start(self, key: str) -> None:
         if StartFrom(self.spec.start) is StartFrom.last:

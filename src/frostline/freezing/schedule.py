@@ -61,7 +61,7 @@ class FreezeSchedule:
         spec: as given.
         sizes: parameter name to number of elements.
         lr_factors: depth group to its constant factor on the base learning rate.
-        steps_per_epoch, total_steps: as given.
+        steps_per_epoch, total_steps, allowed: as given.
 
     Raises:
         ConfigError: every fault of the schedule at once, each with its key.
@@ -90,6 +90,7 @@ class FreezeSchedule:
         self.groups = tuple(groups)
         self.sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         self.lr_factors = {group.name: lr_factor(spec, group, groups) for group in groups}
+        self.allowed = allowed
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = total_steps
         clock = Clock(steps_per_epoch, total_steps)

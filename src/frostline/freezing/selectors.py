@@ -142,8 +142,9 @@ def _unknown(term: str, subject: Subject) -> ConfigError:
     if term in paths_of(subject.names):
         guess = f"Did you mean 'path:{term}'? "
     else:
-        close = near_misses(term.partition(":")[0], kinds, count=1)
-        guess = "".join(f"Did you mean '{kinds[kind]}'? " for kind in close)
+        close = [kinds[kind] for kind in near_misses(term.partition(":")[0], kinds, count=1)]
+        close = close or [f"path:{path}" for path in near_misses(term, paths_of(subject.names), count=1)]
+        guess = "".join(f"Did you mean '{form}'? " for form in close)
     return ConfigError(f"Unknown selector '{term}'.", mend=guess + known)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from frostline.errors import ConfigError, suggestion
+from frostline.errors import ConfigError, near_misses
 from frostline.freezing.phase import Plateau, Settle, Threshold
 from frostline.specs import Mode, PlateauSpec, SettleSpec, ThresholdSpec
 
@@ -87,6 +87,12 @@ def _metric(stated: str | None, key: str, validation: Validation) -> str:
         )
     metric = stated or validation.monitor
     if metric not in validation.metrics:
-        mend = suggestion(metric, validation.metrics, known_as="validation metrics")
+        # they all begin with "val/", which would make any of them look near
+        short = metric.removeprefix("val/")
+        names = [name.removeprefix("val/") for name in validation.metrics]
+        near = [name for name in names if name.startswith(short)] or near_misses(short, names)
+        mend = f"There are {', '.join(validation.metrics)}."
+        if near:
+            mend = "Did you mean " + " or ".join(f"'val/{name}'" for name in near) + "?"
         raise ConfigError(f"{key}.metric={metric} is no metric of this run.", mend=mend)
     return metric

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
@@ -18,9 +19,10 @@ def announce(
     name: str,
     *,
     adapted: str = "",
+    notes: Sequence[str] = (),
     phases: bool = True,
 ) -> None:
-    """Print data, backbone, depth, what an adapter did and, unless told not to, phases, a line each."""
+    """Print data, backbone, depth, what an adapter did and, unless told not to, phases, a line each, and notes."""
     counts = ", ".join(f"{split} {len(pictures)}" for split, pictures in data.splits.items())
     print(f"data      {f'{len(data.classes)} classes' if data.labelled else 'no labels'}; {counts}")
     for note in data.notes:
@@ -34,9 +36,12 @@ def announce(
     if len(depth.corrections) > 3:
         print(f"          and {len(depth.corrections) - 3} more corrections, in provenance.json")
     if adapted:
-        print(adapted)
+        print(f"adapter   {adapted}")
     for line in phase_lines(schedule) if phases else ():
-        print(f"phase     {line}", flush=True)
+        print(f"phase     {line}")
+    for note in notes:
+        print(f"note      {note}")
+    sys.stdout.flush()
 
 
 def phase_lines(schedule: FreezeSchedule) -> list[str]:

@@ -22,8 +22,8 @@ from frostline.data import ImageData
 from frostline.errors import Interrupted, override_for
 from frostline.loggers import MetricsFile
 from frostline.runs.folder import RunFolder, write_json
-from frostline.runs.parts import checkpointing
 from frostline.runs.resuming import Resumed, is_started, put_config_back, settle_config
+from frostline.runs.trainers import checkpointing
 from frostline.runs.worker import is_main_process
 from frostline.writing import write_text
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
 import torch
-from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from timm.layers.config import set_reentrant_ckpt
 from torch import nn
@@ -19,16 +16,13 @@ from torchmetrics import Metric
 
 from frostline.adapters import Adapter
 from frostline.backbones import Backbone, create_backbone
-from frostline.callbacks import CheckedCheckpointIO, Checkpointing, SyncBatchNorm
 from frostline.config import build, check_targets, spec_of, trusted_targets
 from frostline.data import ImageData
 from frostline.errors import ConfigError, DataError, FrostlineError, suggestion
 from frostline.freezing import FreezeSchedule, Validation, keeps_statistics
 from frostline.metrics import makes_sense
-from frostline.runs.folder import RunFolder
-from frostline.runs.resuming import Resumed
 from frostline.specs import BackboneSpec, ClassWeights, ClipBy, FreezeSpec, LrSpec, Mode, SpeedSpec
-from frostline.tasks import ClassificationTask, balanced_weights
+from frostline.tasks import L2SP, ClassificationTask, balanced_weights
 
 # what the program itself passes to the constructors named under these keys
 SUPPLIED = {"metrics": ("num_classes",), "optimizer": ("params",), "loss": ("weight",), "task": ("model",)}
@@ -36,7 +30,11 @@ SUPPLIED = {"metrics": ("num_classes",), "optimizer": ("params",), "loss": ("wei
 
 @dataclass
 class Parts:
-    """What a run consists of, before anything is trained."""
+    """What a run consists of, before anything is trained.
+
+    Attributes:
+        notes: what a person might not expect of how they go together.
+    """
 
     data: ImageData
     backbone: Backbone
@@ -44,6 +42,7 @@ class Parts:
     schedule: FreezeSchedule
     task: ClassificationTask
     adapter: Adapter
+    notes: tuple[str, ...] = ()
 
 
 def build_parts(config: DictConfig) -> Parts:
@@ -64,7 +63,7 @@ def build_parts(config: DictConfig) -> Parts:
     freeze = spec_of(config.freeze, FreezeSpec)
     backbone = make_backbone(config, len(data.classes), freeze)
     adapter: Adapter = build(config.adapter, "adapter")
-    new = adapt(adapter, backbone)
+    new, added = adapt(adapter, backbone)
     augmentation = build(config.augment, "augment")
     data.prepare(backbone.preprocessing, augmentation, seed=config.seed)
     batches = data.batches_per_epoch(rank_count(config.trainer))
@@ -85,7 +84,7 @@ def build_parts(config: DictConfig) -> Parts:
         task.configure_optimizers()
     except (ValueError, TypeError) as error:
         raise ConfigError(f"optimizer: {error}", mend="Look at the keys of optimizer.") from error
-    return Parts(data, backbone, freeze, schedule, task, adapter)
+    return Parts(data, backbone, freeze, schedule, task, adapter, tuple(notes_on(task, schedule, added)))
 
 
 def make_backbone(config: DictConfig, num_classes: int, freeze: FreezeSpec) -> Backbone:
@@ -118,25 +117,46 @@ def checkpoint_gradients(model: nn.Module) -> None:
             mend="Set speed.grad_checkpointing=false, or choose a backbone without batch norm.",
         )
     set_reentrant_ckpt(False)
+    name = type(model).__name__
+    refusal = ConfigError(
+        f"speed.grad_checkpointing: {name} has no gradient checkpointing", mend="Set speed.grad_checkpointing=false."
+    )
     switch = getattr(model, "set_grad_checkpointing", None)
+    if switch is None:
+        raise refusal
     try:
-        if switch is None:
-            raise AssertionError
         switch(True)
-    except AssertionError as error:
-        name = type(model).__name__
-        problem = f"speed.grad_checkpointing: {name} has no gradient checkpointing"
-        raise ConfigError(problem, mend="Set speed.grad_checkpointing=false.") from error
+    except AssertionError as error:  # how timm says that a model has none
+        raise refusal from error
 
 
-def adapt(adapter: Adapter, backbone: Backbone) -> frozenset[str]:
-    """Put an adapter into a backbone; the parameters that were not loaded from weights, the adapter's among them."""
+def adapt(adapter: Adapter, backbone: Backbone) -> tuple[frozenset[str], frozenset[str]]:
+    """Put an adapter into a backbone.
+
+    Returns:
+        The parameters that were not loaded from weights, the adapter's among them; and the adapter's alone.
+    """
     missing = frozenset(backbone.report.missing)
     before = frozenset(name for name, _ in backbone.model.named_parameters())
     groups = adapter.apply(backbone.model, backbone.groups, backbone.preprocessing.size)
     backbone.depth = replace(backbone.depth, groups=groups)
-    loaded = adapter.renamed(backbone.model, before - missing)
-    return frozenset(name for name, _ in backbone.model.named_parameters()) - loaded
+    now = frozenset(name for name, _ in backbone.model.named_parameters())
+    return now - adapter.renamed(backbone.model, before - missing), now - adapter.renamed(backbone.model, before)
+
+
+def notes_on(task: ClassificationTask, schedule: FreezeSchedule, added: frozenset[str]) -> Iterator[str]:
+    """What a person might not expect.
+
+    Args:
+        task: of the run.
+        schedule: of the run.
+        added: the parameters of an adapter.
+    """
+    learning = frozenset().union(*(phase.trainable for phase in schedule.phases))
+    if added and added.isdisjoint(learning):
+        yield "no phase trains the adapter: it selects none of its matrices; freeze=full does"
+    if isinstance(task.regularizer, L2SP) and task.weight_decay > 0:
+        yield "regularizer=l2_sp comes on top of weight decay, whose place it takes: optimizer.weight_decay=0"
 
 
 def make_schedule(
@@ -303,85 +323,6 @@ def make_metrics(node: DictConfig, num_classes: int) -> dict[str, Metric]:
 def enter_first_phase(schedule: FreezeSchedule, task: ClassificationTask) -> None:
     """Freeze before Lightning wraps the model, so that DDP knows from the start what it has to reduce."""
     task.enter(schedule, schedule.start)
-
-
-def make_trainer(
-    config: DictConfig,
-    folder: RunFolder,
-    before: Sequence[Callback],
-    after: Callback,
-    *,
-    resumed: Resumed | None = None,
-) -> Trainer:
-    """Lightning's Trainer with the config's callbacks and loggers.
-
-    Args:
-        config: of the run.
-        folder: of the run.
-        before: callbacks that come ahead of the config's.
-        after: the one that comes last and sees what all have logged.
-        resumed: what the run goes on from.
-    """
-    own = [build(node, f"callbacks.{name}") for name, node in (config.callbacks or {}).items() if node]
-    saving = [callback for callback in own if isinstance(callback, Checkpointing)]
-    others = [callback for callback in own if callback not in saving]
-    trainer: Trainer = build(
-        config.trainer,
-        "trainer",
-        # saving comes first: at its safe points no other callback has begun the next step
-        callbacks=[*saving, *before, *others, after],
-        logger=make_loggers(config, resumed) or False,
-        default_root_dir=str(folder.path),
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in others),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        plugins=[CheckedCheckpointIO(), *([SyncBatchNorm()] if config.trainer.get("sync_batchnorm") else [])],
-        sync_batchnorm=False,
-    )
-    leave_signals_alone(trainer)
-    return trainer
-
-
-def make_loggers(config: DictConfig, resumed: Resumed | None) -> list[Logger]:
-    """The loggers; those of a resumed run go on in the files and tracked runs of the process before."""
-    named = {name: node for name, node in (config.logger or {}).items() if node}
-    loggers: list[Logger] = []
-    for name, node in named.items():
-        kind = str(node._target_).rpartition(".")[2]
-        loggers.append(build(node, f"logger.{name}", **(_going_on(kind, resumed) if resumed else {})))
-    return loggers
-
-
-def _going_on(kind: str, resumed: Resumed) -> dict[str, Any]:
-    known_as = resumed.trackers.get(kind)
-    if kind == "TensorBoardLogger":
-        return {"purge_step": resumed.cursor.step}
-    if kind == "MLFlowLogger":
-        return {"run_id": known_as}
-    return {"id": known_as, "resume": "allow"} if kind == "WandbLogger" else {}
-
-
-def leave_signals_alone(trainer: Trainer) -> None:
-    """Keep Lightning from putting its handlers over ours: it returns 0 on SIGTERM, with nothing saved."""
-    # private, and held by tests/runs/test_signals.py
-    connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = lambda: None
-
-
-def checkpointing(trainer: Trainer) -> Checkpointing:
-    """The callback that saves the run.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
-        if isinstance(callback, Checkpointing):
-            return callback
-    mend = "Keep callbacks.checkpoint, as in conf/callbacks/default.yaml."
-    raise ConfigError(
-        "callbacks has no frostline.callbacks.Checkpointing, so that no model would be selected", mend=mend
-    )
 
 
 def require_monitor(config: DictConfig, num_classes: int, splits: Sequence[str]) -> None:

@@ -18,11 +18,12 @@ from frostline.freezing import FreezeSchedule, Validation
 from frostline.runs.announcing import announce
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
-from frostline.runs.parts import SUPPLIED, checkpointing, make_schedule, make_trainer, rank_count
+from frostline.runs.parts import SUPPLIED, make_schedule, rank_count
 from frostline.runs.preflight import preflight_pretraining
 from frostline.runs.provenance import provenance
 from frostline.runs.resuming import find_resumed, identity
 from frostline.runs.train import load_prefixed
+from frostline.runs.trainers import checkpointing, make_trainer
 from frostline.specs import BackboneSpec, FreezeSpec, PhaseSpec, SpeedSpec
 from frostline.tasks import PretrainingTask
 

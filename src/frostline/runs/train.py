@@ -21,11 +21,12 @@ from frostline.runs.evaluate import write_evaluation
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.lr_finding import find_learning_rate
-from frostline.runs.parts import Parts, build_parts, checkpointing, make_trainer, rank_count, require_monitor
+from frostline.runs.parts import Parts, build_parts, rank_count, require_monitor
 from frostline.runs.preflight import preflight
 from frostline.runs.provenance import provenance
 from frostline.runs.resuming import Resumed, find_resumed, identity
 from frostline.runs.thaw import draw_fact
+from frostline.runs.trainers import checkpointing, make_trainer
 from frostline.specs import MonitorSpec
 from frostline.tasks import ScoringTask
 
@@ -64,7 +65,14 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     checkpointing(trainer).identity = own
     preflight(config, parts, folder, trainer)
     if trainer.is_global_zero:
-        announce(parts.data, parts.backbone, parts.schedule, config.backbone.name, adapted=parts.adapter.sentence())
+        announce(
+            parts.data,
+            parts.backbone,
+            parts.schedule,
+            config.backbone.name,
+            adapted=parts.adapter.sentence(),
+            notes=parts.notes,
+        )
         write_provenance(folder, _provenance(config, parts), resumed)
     scores: dict[str, float] = {}
     if config.lr_find:

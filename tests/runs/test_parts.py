@@ -1,0 +1,76 @@
+"""How the parts of a run go together, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from frostline.config import compose
+from frostline.errors import ConfigError
+from frostline.runs.parts import Parts, build_parts
+
+Build = Callable[..., Parts]
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Build:
+    def build(*overrides: str) -> Parts:
+        own = ["backbone.name=test_vit", "backbone.weights=none", "data.labels_per_class=7", "trainer=cpu"]
+        config = compose("train", [*own, *overrides])
+        config.folder = str(tmp_path)
+        return build_parts(config)
+
+    return build
+
+
+@pytest.fixture
+def weights(tmp_path: Path, parts: Build) -> str:
+    """A file of weights without a head, so that all but the head counts as loaded."""
+    from safetensors.torch import save_file
+
+    state = parts().task.model.state_dict()
+    path = tmp_path / "weights.safetensors"
+    save_file({name: value for name, value in state.items() if not name.startswith("head.")}, path)
+    return f"backbone.weights={path}"
+
+
+def test_a_run_as_one_expects_it_has_no_notes(parts: Build) -> None:
+    assert parts("freeze=lp_ft").notes == ()
+
+
+def test_an_adapter_that_no_phase_trains_is_told(parts: Build, weights: str) -> None:
+    pytest.importorskip("peft")
+    found = parts(weights, "adapter=lora", "freeze=bitfit")
+    assert found.schedule.phases[0].trainable == {"head.weight", "head.bias"}
+    assert any("no phase trains the adapter" in note for note in found.notes)
+
+
+def test_with_an_adapter_its_matrices_and_the_head_learn_and_nothing_else(parts: Build, weights: str) -> None:
+    pytest.importorskip("peft")
+    found = parts(weights, "adapter=lora", "freeze=full")
+    learning = found.schedule.phases[0].trainable
+    assert {"head.weight", "head.bias"} < learning
+    assert all("lora_" in name for name in learning if not name.startswith("head."))
+    assert found.notes == ()
+    # without weights all is new, and what is new is no reason to let all of it learn
+    assert parts("adapter=lora", "freeze=full").schedule.phases[0].trainable == learning
+
+
+def test_a_regularizer_on_top_of_the_weight_decay_that_it_replaces_is_told(parts: Build) -> None:
+    assert any("optimizer.weight_decay=0" in note for note in parts("regularizer=l2_sp").notes)
+    assert parts("regularizer=l2_sp", "optimizer.weight_decay=0").notes == ()
+
+
+def test_gradients_are_checkpointed_where_nothing_else_changes_with_it(parts: Build) -> None:
+    assert parts("speed.grad_checkpointing=true").task.model.grad_checkpointing
+    with pytest.raises(ConfigError, match="twice a batch"):
+        parts("speed.grad_checkpointing=true", "backbone.name=test_resnet")
+
+
+def test_clipping_by_depth_group_without_a_bound_is_refused(parts: Build) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)freeze\.clip=group has no bound.*trainer\.gradient_clip_val"):
+        parts("freeze.clip=group")
+    with pytest.raises(ConfigError, match="bounds norms"):
+        parts("freeze.clip=group", "trainer.gradient_clip_val=1", "trainer.gradient_clip_algorithm=value")
