@@ -214,7 +214,7 @@ class UntilSpec:
 
     Attributes:
         epochs, steps: its longest duration.
-        fraction: the same as a share of the whole run, 0..1.
+        fraction: the same as a share of the whole run, 0..1; where neither of these is stated.
         plateau, threshold: a validation metric ends it earlier.
     """
 
@@ -231,7 +231,7 @@ class EachSpec:
 
     Attributes:
         epochs, steps: its longest duration.
-        fraction: the same as a share of the phase, 0..1.
+        fraction: the same as a share of the phase, 0..1; where neither of these is stated.
         plateau: a validation metric ends it earlier.
         settle: gradient norms that have settled end it earlier.
     """

@@ -17,6 +17,7 @@ from frostline.checkpoints import read_checkpoint
 from frostline.errors import NumericsError
 from frostline.freezing import Decision
 from frostline.specs import (
+    Curve,
     EachSpec,
     OptimizerState,
     PhaseLrSpec,
@@ -29,6 +30,7 @@ from frostline.specs import (
     WalkMode,
     WalkOrder,
     WalkSpec,
+    WarmupSpec,
 )
 
 NAN = float("nan")
@@ -364,3 +366,50 @@ def test_gradient_norms_are_of_all_that_a_group_learns(tmp_path: Path) -> None:
     for group in groups[-2:]:
         squares = sum(float(parameters[name].grad.double().square().sum()) for name in group.parameters)
         assert found[group.name] == pytest.approx(squares**0.5, rel=1e-5)
+
+
+# --- the learning rate that the optimizer has -------------------------------------------------------------------------
+
+
+class KeepRates(Callback):
+    """The learning rate of every group of the optimizer, just before each of its steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.rates: list[dict[str, float]] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self.steps.append(trainer.global_step)
+        self.rates.append({group["name"]: float(group["lr"]) for group in optimizer.param_groups})
+
+
+def linear(scale: float = 1.0, warmup: int = 0) -> PhaseLrSpec:
+    return PhaseLrSpec(scale, Curve.linear, WarmupSpec(steps=warmup))
+
+
+def test_every_group_of_the_optimizer_has_the_rate_of_its_step(tmp_path: Path) -> None:
+    keep = KeepRates()
+    phases = {
+        "probe": PhaseSpec("head", until=until(steps=2), lr=linear(warmup=1)),
+        "thaw": PhaseSpec(
+            walk=WalkSpec(each=EachSpec(steps=2)), until=until(steps=6), lr=linear(0.5, 2), rewarm=WarmupSpec(steps=1)
+        ),
+        "full": PhaseSpec("all - bottom:1", lr=linear()),
+    }
+    # three steps an epoch, of two batches and the last of one, so that phases and stages begin within epochs
+    length = {"epochs": 4, "steps_per_epoch": 3, "accumulate": 2, "short": 1}
+    run = small_run(NAME, tmp_path, keep, bins=2, freeze={"lr_decay": 0.5}, **length, **phases)
+    run.fit()
+    stem, body, head = (group.name for group in run.backbone.groups)
+    # a base of 0.05, halved in the walk, and by depth once for the body and twice for the stem; a line for each phase
+    # that starts at its peak, behind warm-ups of 1, 2 and 0 steps; in the walk, half of that where a group just thaws
+    expected = {
+        head: [0.025, 0.05, *(0.025 / 3, 0.05 / 3, 0.025, 0.01875, 0.0125, 0.00625), *(0.05, 0.0375, 0.025, 0.0125)],
+        body: [0.0, 0.0, *(0.0, 0.0, 0.00625, 0.009375, 0.00625, 0.003125), *(0.025, 0.01875, 0.0125, 0.00625)],
+        stem: [0.0, 0.0, *(0.0, 0.0, 0.0, 0.0, 0.0015625, 0.0015625), *(0.0, 0.0, 0.0, 0.0)],
+    }
+    assert keep.steps == [*range(12)]
+    assert {name for rates in keep.rates for name in rates} == {n + end for n in expected for end in ("", "/no_decay")}
+    for name, rates in expected.items():
+        for end in ("", "/no_decay"):
+            assert [found[name + end] for found in keep.rates] == pytest.approx(rates, rel=1e-12, abs=0.0), name + end

@@ -105,18 +105,33 @@ def test_the_best_after_the_step_stays_until_a_later_one_than_its_successor_is_w
     assert [record.step for record in since(1, [0.9, 0.5, 0.6, 0.1]).records] == [1, 3, 4]
 
 
-def test_a_new_step_lets_go_of_the_best_of_the_span_before() -> None:
+def test_a_new_span_has_a_best_of_its_own() -> None:
     keeping = since(0, [0.5, 0.9, 0.6])
-    keeping.since = 3
+    keeping.begin_span(3, 3)
     assert keeping.best_since is None
-    gone = keeping.add(Record(checkpoint_name(4), 4, 0.95))
-    assert gone == [checkpoint_name(3)]
+    keeping.add(Record(checkpoint_name(4), 4, 0.95))
     assert keeping.best_since == keeping.best == Record(checkpoint_name(4), 4, 0.95)
+
+
+def test_the_best_of_the_span_before_stays_while_a_run_may_fall_back_to_it() -> None:
+    keeping = Keeping(keep_best=1, keep_latest=2, larger_is_better=True)
+    keeping.begin_span(0, 0)
+    for number, score in enumerate([0.9, 0.5, 0.6], start=1):
+        keeping.add(Record(checkpoint_name(number), number, score))
+    keeping.begin_span(1, 1)
+    assert keeping.best_since == Record(checkpoint_name(3), 3, 0.6)
+    keeping.begin_span(4, 4)
+    # number 3 is the best of the span that ended at step 4; the two latest may be from before it
+    kept = Keeping(keep_best=1, keep_latest=2, larger_is_better=True)
+    kept.load_state_dict(keeping.state_dict())
+    kept.begin_span(4, 4)
+    assert kept.add(Record(checkpoint_name(5), 5, 0.1)) == [checkpoint_name(2)]
+    assert kept.add(Record(checkpoint_name(6), 6, 0.2)) == [checkpoint_name(3)]
 
 
 def test_a_smaller_score_may_be_the_better() -> None:
     keeping = Keeping(keep_best=1, keep_latest=1, larger_is_better=False)
-    keeping.since = 0
+    keeping.begin_span(0, 0)
     for number, score in enumerate([0.5, 0.3, 0.4], start=1):
         keeping.add(Record(checkpoint_name(number), number, score))
     assert keeping.best_since == Record(checkpoint_name(2), 2, 0.3)

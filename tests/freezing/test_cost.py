@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from frostline.freezing import cost as cost_module
-from frostline.freezing.cost import Cost, Estimator, dragging, estimate, relative
+from frostline.freezing.cost import Cost, Estimator, dragging, relative
 from frostline.types import DepthGroup
 
 SIZE = (3, 64, 64)
@@ -17,6 +17,10 @@ SIZE = (3, 64, 64)
 
 def names(model: nn.Module) -> frozenset[str]:
     return frozenset(name for name, _ in model.named_parameters())
+
+
+def estimate(model: nn.Module, trainable: frozenset[str], size: tuple[int, int, int], batch: int = 2) -> Cost | None:
+    return Estimator(model, size, batch=batch).of(trainable)
 
 
 def network(name: str) -> nn.Module:
@@ -213,26 +217,38 @@ def test_several_sets_share_one_copy_and_each_is_measured_once(monkeypatch):
     assert made == [1]
 
 
-def test_a_walk_costs_the_mean_of_its_stages_and_keeps_the_most():
+def test_each_stage_of_a_short_walk_is_measured():
     cost = Estimator(Plain(), (3, 6, 6))
-    stages = [(frozenset({"head.weight"}), 1), (frozenset({"stem.weight"}), 3)]
-    mean = (HEAD + 3 * (STEM + DEEP + HEAD)) // 4
-    assert cost.over(stages) == Cost(STEM + DEEP + HEAD, mean, PICTURE + MAP)
-    assert cost.over(stages[:1]) == cost.of(stages[0][0])
+    stages = [frozenset({"head.weight"}), frozenset({"stem.weight"})]
+    assert cost.along(stages) == [cost.of(stage) for stage in stages]
+    assert cost.along(stages[:1]) == [cost.of(stages[0])]
+    assert not any(found.estimated for found in cost.along(stages))
 
 
-def test_of_a_long_walk_only_some_stages_are_measured():
+def test_of_a_long_walk_the_ends_are_measured_and_what_lies_between_is_marked():
     model = network("test_resnet")
     listed = [name for name, _ in model.named_parameters()][::-1]
-    stages = [(frozenset(listed[:count]), 1) for count in range(2, len(listed) + 1, 2)]
+    stages = [frozenset(listed[:count]) for count in range(2, len(listed) + 1, 2)]
     every, some = Estimator(model, SIZE), Estimator(model, SIZE)
     assert len(stages) > 10
-    exact, near = every.over(stages, most=len(stages)), some.over(stages, most=5)
-    assert exact is not None
-    assert near is not None
+    exact, near = every.along(stages, most=len(stages)), some.along(stages)
     assert len(some._known) == 5
-    assert near.backward_flops == pytest.approx(exact.backward_flops, rel=0.1)
-    assert near.activation_bytes == exact.activation_bytes
+    assert (near[0], near[-1]) == (exact[0], exact[-1])
+    assert sum(not cost.estimated for cost in near) == 5
+    places = [place for place, cost in enumerate(near) if not cost.estimated]
+    for place, cost in enumerate(near):
+        left, right = max(p for p in places if p <= place), min(p for p in places if p >= place)
+        share = (place - left) / max(right - left, 1)
+        line = exact[left].backward_flops * (1 - share) + exact[right].backward_flops * share
+        assert cost.backward_flops == pytest.approx(line, abs=1)
+
+
+def test_a_walk_of_a_model_without_a_cost_has_none():
+    class Looks(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * x.sum().item()
+
+    assert Estimator(Looks(), (3, 6, 6)).along([frozenset({"head.weight"})]) is None
 
 
 def transformer(blocks: int = 12) -> tuple[DepthGroup, ...]:
@@ -286,3 +302,11 @@ def test_a_depth_group_of_one_stray_tensor_drags_and_a_network_of_two_groups_doe
     elements = {name: 1 if name == "rope" else 100 for group in held for name in group}
     assert dragging(groups, frozenset({"rope", "head"}), elements) == ("rope",)
     assert dragging(groups[:1] + groups[-1:], frozenset({"rope", "head"}), elements) == ()
+
+
+def test_a_stem_that_trains_all_that_an_adapter_lets_learn_is_meant():
+    groups = transformer()
+    allowed = frozenset({"patch.bias", "pos_embed", "head.weight", "head.bias"})
+    assert dragging(groups, allowed, sizes(groups)) == ("pos_embed", "patch.bias")
+    assert dragging(groups, allowed, sizes(groups), allowed) == ()
+    assert dragging(groups, allowed - {"pos_embed"}, sizes(groups), allowed) == ("patch.bias",)

@@ -45,6 +45,9 @@ def test_depth_table(description):
     assert [row.lr_factor for row in rows] == pytest.approx([0.1 / 16, 0.1 / 8, 0.1 / 4, 0.1 / 2, 2.0])
     assert [row.phases for row in rows] == [(), ("full",), ("full",), ("full",), ("probe", "norms", "full")]
     assert [row.partly for row in rows] == [("norms",)] * 4 + [()]
+    assert [row.learns_in for row in rows[:2]] == [("norms (partly)",), ("norms (partly)", "full")]
+    assert rows[-1].learns_in == ("probe", "norms", "full")
+    assert rows[0].learning == {"stem.1.weight", "stem.1.bias"}
 
 
 def test_phase_table(description):
@@ -55,7 +58,7 @@ def test_phase_table(description):
     assert (probe.frost_line, probe.frost_line_name) == (4, "head")
     assert (norms.frost_line, norms.frost_line_name) == (0, "stem")
     assert (full.frost_line, full.frost_line_name) == (1, "blocks.0")
-    assert (full.lr_scale, full.curve, full.warmup) == (0.1, "linear", 4)
+    assert (full.curve, full.warmup) == ("linear", 4)
 
 
 def test_a_walk_has_a_row_for_each_stage(make_schedule):
@@ -85,6 +88,8 @@ def test_the_depth_table_names_the_stages_that_train_a_group(make_schedule):
     assert [row.phases for row in rows] == [(f"chain[{i}]", "full") for i in range(1, 6)]
     others = ["2..5", "1,3..5", "1..2,4..5", "1..3,5", "1..4"]
     assert [row.partly for row in rows] == [(f"chain[{i}]",) for i in others]
+    assert rows[0].learns_in == ("chain[1]", "chain[2..5] (partly)", "full")
+    assert rows[1].learns_in == ("chain[1,3..5] (partly)", "chain[2]", "full")
 
 
 def test_the_phase_table_says_what_may_end_a_row_earlier(make_schedule):
@@ -101,5 +106,24 @@ def test_the_phase_table_says_what_may_end_a_row_earlier(make_schedule):
         "val/accuracy no better for 1; gradients settled, every 10 steps",
         "",
     ]
+    assert [row.stage_until for row in rows] == [
+        "",
+        "val/accuracy no better for 1; gradients settled, every 10 steps",
+        "",
+    ]
     # stages without a planned end are spread over the phase
+    assert [row.planned for row in rows] == [False, True, True]
     assert [(row.start, row.end) for row in rows] == [(0, 50), (50, 75), (75, 100)]
+
+
+def test_a_group_that_trains_all_that_may_learn_is_trained_whole(make_schedule):
+    allowed = frozenset({"blocks.1.conv.weight", "head.weight", "head.bias"})
+    rows = describe(make_schedule(allowed=allowed, full=PhaseSpec("all"))).groups
+    assert [row.phases for row in rows] == [(), (), ("full",), (), ("full",)]
+    assert not any(row.partly for row in rows)
+
+
+def test_a_walk_with_a_clock_is_not_only_planned(make_schedule):
+    each = EachSpec(steps=20, plateau=PlateauSpec(patience=1))
+    rows = describe(make_schedule(thaw=PhaseSpec(walk=WalkSpec(by=2, each=each)))).phases
+    assert [(row.stage, row.stages, row.planned) for row in rows] == [(1, 3, False), (2, 3, False), (3, 3, False)]

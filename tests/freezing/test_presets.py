@@ -291,9 +291,6 @@ def test_freeze_out_takes_each_rate_to_zero_before_the_group_drops(name):
         assert set(found[drop:]) == {0.0}
 
 
-# BUG in conf/freeze/freeze_out.yaml, or in freezing/resolving.py, _pace: its header says that walk.hold is t_0, but the
-# first group drops at hold + (1 - hold) / n. In Brock et al. the t_i are spaced evenly, from t_0 for the first layer to
-# the end of the run for the last
 @pytest.mark.parametrize("name", MODELS)
 def test_freeze_out_spaces_its_drops_from_t_0_to_the_end(name):
     schedule = preset("freeze_out", name)

@@ -117,7 +117,6 @@ def test_a_plateau_in_the_last_phase_ends_the_run(progress, drive):
     assert not run.is_over
 
 
-# BUG in freezing/progress.py, observe: `f"...{best:.6g}"` fails where no value was ever a number
 @pytest.mark.parametrize("each", [False, True])
 def test_a_plateau_of_nothing_but_nan_ends_a_phase(progress, drive, each):
     plateau = PlateauSpec(patience=2)
@@ -160,7 +159,6 @@ def test_the_end_of_a_phase_goes_before_a_move_within_it(progress, drive):
     assert steps_of(found) == [(10, 1, 0)]
 
 
-# BUG in freezing/progress.py, _decided: a stage begins at the step at which its phase ends, and lasts no step
 def test_no_stage_begins_where_its_phase_ends_by_the_clock(progress, drive):
     walk = PhaseSpec(walk=WalkSpec(by=2, each=EachSpec(plateau=PlateauSpec(1))), until=UntilSpec(epochs=2))
     assert steps_of(drive(progress(walk=walk, full=PhaseSpec("all")), accuracy(0.5, 0.5))) == [(20, 1, 0)]
@@ -247,8 +245,6 @@ def test_a_cap_drops_what_does_not_settle(progress, drive):
     assert steps_of(found)[1:] == [(40, 0, 2), (60, 0, 3), (80, 0, 4)]
 
 
-# BUG in freezing/progress.py, advance: a group that a cap drops within an interval leaves a part of its norms in the
-# sums, from where its "change" raises the percentile of those that still learn
 def test_a_group_that_drops_within_an_interval_is_not_held_against_the_others(progress, drive):
     change = {"stem": 0.0, "blocks.0": 0.47, "blocks.1": 0.8, "blocks.2": 0.3, "head": 0.2}
     found = drive(
@@ -259,8 +255,6 @@ def test_a_group_that_drops_within_an_interval_is_not_held_against_the_others(pr
     assert [transition.step for transition in found][:2] == [15, 30]
 
 
-# BUG in freezing/progress.py, _dropped_by: looks at groups, so that where each group goes on learning in part (here its
-# batch norm) every stage counts as one that drops nothing, and all of them are passed over at the first interval
 @pytest.mark.parametrize("keep", ["type:norm", None])
 def test_gradients_count_for_groups_that_go_on_learning_in_part(progress, drive, keep):
     walk = WalkSpec(
@@ -271,7 +265,6 @@ def test_gradients_count_for_groups_that_go_on_learning_in_part(progress, drive,
     assert steps_of(found)[0] == (20, 0, 1)
 
 
-# BUG in freezing/progress.py, observe: a plateau of the same validation takes the place of what the gradients decided
 def test_a_plateau_does_not_hold_back_what_has_settled(progress, drive):
     run = progress(walk=drop(settle=SettleSpec(), plateau=PlateauSpec(patience=1)))
     found = drive(run, accuracy(0.5, 0.5), norms=norms)

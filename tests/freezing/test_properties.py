@@ -45,7 +45,7 @@ DETERMINISTIC = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=150,
+    max_examples=200,
     suppress_health_check=[HealthCheck.too_slow],
 )
 
@@ -149,8 +149,11 @@ def untils(draw: st.DrawFn, steps: int, steps_per_epoch: int, total: int, metric
     units = ["steps", "fraction"] + ["epochs"] * (steps % steps_per_epoch == 0)
     unit = draw(st.sampled_from(units))
     setattr(until, unit, {"steps": steps, "fraction": steps / total, "epochs": steps // steps_per_epoch}[unit])
-    if unit != "steps" and draw(st.booleans()):
+    if unit == "epochs" and draw(st.booleans()):
         until.steps = steps + draw(st.integers(0, 3))
+    elif unit == "steps" and draw(st.booleans()):
+        # of no effect beside steps
+        until.fraction = draw(st.sampled_from([0.01, 1.0]))
     ends = draw(st.sampled_from(["plateau", "threshold", "both", "none"])) if metric else "none"
     until.plateau = draw(plateaus) if ends in ("plateau", "both") else None
     until.threshold = draw(thresholds) if ends in ("threshold", "both") else None
@@ -160,11 +163,13 @@ def untils(draw: st.DrawFn, steps: int, steps_per_epoch: int, total: int, metric
 def fits(each: EachSpec, hold: float, count: int, steps: int, steps_per_epoch: int) -> bool:
     """Whether each stage of a walk begins, and after the one before: as DESIGN says it, not as the engine does."""
     if each == EachSpec():
-        shares = [hold + k * (1 - hold) / count for k in range(1, count)]
+        share = (1 - hold) / (count - 1) if hold and count > 1 else 1 / count
+        shares = [(hold or share) + (k - 1) * share for k in range(1, count)]
         begins = [0, *(round(share * steps) for share in shares)]
     else:
-        clocks = [each.steps, each.epochs and each.epochs * steps_per_epoch, each.fraction and each.fraction * steps]
+        clocks = [each.steps, each.epochs and each.epochs * steps_per_epoch]
         known = [clock for clock in clocks if clock is not None]
+        known = known or ([each.fraction * steps] if each.fraction else [])
         if not known:
             return True
         begins = [0, *(round(hold * steps + k * min(known)) for k in range(1, count))]

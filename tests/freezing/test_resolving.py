@@ -103,7 +103,7 @@ def test_plain_strings_stand_for_the_enums(make_schedule):
         (EachSpec(epochs=1, steps=7), 0.0, Pace(steps=7)),
         (EachSpec(fraction=0.05), 0.0, Pace(fraction=0.05)),
         (EachSpec(fraction=0.05, steps=4), 0.1, Pace(steps=4, hold=0.1)),
-        (EachSpec(fraction=0.05, steps=6), 0.1, Pace(fraction=0.05, hold=0.1)),
+        (EachSpec(fraction=0.05, steps=6), 0.1, Pace(steps=6, hold=0.1)),
         (EachSpec(plateau=PlateauSpec()), 0.0, None),
     ],
 )
@@ -191,7 +191,6 @@ CAP = UntilSpec(epochs=3)
 FAULTS = {
     "nothing to train": ({"a": PhaseSpec()}, r"freeze\.phases\.a\.train is missing.*'head' or 'all'"),
     "an empty selector": ({"a": PhaseSpec("")}, r"freeze\.phases\.a\.train: Unknown selector ''"),
-    # BUG in freezing/resolving.py, _stage_sets: `phase.train or "all"` takes an empty selector for none
     "an empty selector of a walk": ({"a": walk(train="")}, r"freeze\.phases\.a\.train: Unknown selector ''"),
     # BUG there too: `if phase.walk.keep`
     "an empty selector of what is kept": ({"a": walk(keep="")}, r"freeze\.phases\.a\.walk\.keep: Unknown selector ''"),
@@ -314,8 +313,6 @@ FAULTS = {
         },
         r"freeze\.phases\.c\.start=best: there is no validation in phase 'b', from step 10 to 19",
     ),
-    # BUG in freezing/resolving.py, _check_start: as planned phase 'b' holds the validation at 20, but where the metric
-    # ends phase 'a' at 10 it lasts from 10 to 15, and the run stops there, trained for nothing
     "the best of a phase that a metric may move off its validation": (
         {
             "a": PhaseSpec("head", until=UntilSpec(steps=17, plateau=PlateauSpec(1))),
@@ -405,8 +402,6 @@ def test_a_walk_names_all_its_faults(make_schedule):
     assert "walk.anneal needs" in text
 
 
-# BUG in freezing/resolving.py: _Resolver.phase stops at a phase's first fault, and a phase without a set or a place,
-# which the fault of another may take from it, is not looked at any further
 def test_all_faults_of_all_phases_are_told_at_once(make_schedule):
     with pytest.raises(ConfigError) as caught:
         make_schedule(

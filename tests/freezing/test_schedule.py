@@ -62,7 +62,7 @@ def test_the_first_of_several_ends_counts(make_schedule):
     assert end(epochs=2, steps=15) == 15
     assert end(epochs=2, steps=25) == 20
     assert end(epochs=2, fraction=0.3) == 20
-    assert end(epochs=2, fraction=0.1, steps=11) == 10
+    assert end(epochs=2, fraction=0.1, steps=11) == 11
 
 
 @pytest.mark.parametrize(("fraction", "steps"), [(0.5, 50), (0.104, 10), (0.106, 11), (0.001, 1), (0.99, 99)])
@@ -389,3 +389,15 @@ def test_a_parameter_in_no_group_or_in_two_is_refused(small):
         FreezeSchedule(spec, LrSpec(), without, model, steps_per_epoch=1, total_steps=1)
     with pytest.raises(ConfigError, match=r"(?s)several depth groups hold 'scale'.*the model lacks 'foreign.weight'"):
         FreezeSchedule(spec, LrSpec(), twice, model, steps_per_epoch=1, total_steps=1)
+
+
+def test_a_run_that_goes_on_must_still_reach_every_phase(make_schedule):
+    phases = {"a": PhaseSpec("head", until=UntilSpec(epochs=2)), "b": PhaseSpec("body"), "c": PhaseSpec("all")}
+    phases["b"].until = UntilSpec(epochs=3)
+    schedule = make_schedule(**phases)
+    middle = schedule.next_phase(schedule.start, 20)
+    schedule.check_rest(middle, 45)
+    late = schedule.next_phase(schedule.start, 75)
+    with pytest.raises(ConfigError, match=r"(?s)phases\.c can never start: the run is at step 80 of 100.*max_epochs"):
+        schedule.check_rest(late, 80)
+    assert [place.phase_start for place in schedule.plan(middle)] == [20, 50]

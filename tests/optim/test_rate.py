@@ -274,8 +274,6 @@ def test_what_freezes_and_thaws_again_warms_up_again(small, go):
     assert gone.of("head") == pytest.approx([1.0] * 40)
 
 
-# BUG in optim/rate.py, learning_rate: `rewarm` is of groups that thaw in the phase (specs.PhaseSpec), but one that has
-# thawed a few steps before the phase falls back to the middle of a rise it never had
 def test_a_group_that_learned_before_the_phase_does_not_warm_up_in_it(small, go):
     gone = go(
         small,

@@ -137,6 +137,27 @@ def test_names_of_phases_overlap_neither_each_other_nor_a_line():
     assert not any(box.overlaps(text.get_window_extent()) for box in boxes for text in figure.texts)
 
 
+def test_no_phase_line_has_white_beside_it(tmp_path):
+    plot = replace(PLOT, edges=(0, 20, 40), rates=[[1e-3, 1e-3]] * 4, marks=((20, "full"),))
+    png, _ = written(tmp_path, plot)
+    with _style():
+        figure = _figure(plot)
+        x, y = figure.axes[0].transData.transform((20, 1.5))
+    with Image.open(png) as picture:
+        line = [picture.convert("L").getpixel((int(x) + off, int(figure.bbox.height - y))) for off in range(-8, 9)]
+    assert min(line) < 80
+    assert max(line) < 235
+
+
+@pytest.mark.usefixtures("styled")
+def test_a_long_title_is_cut_and_a_note_stands_below_it():
+    figure = _figure(replace(PLOT, title="a long name " * 20, note="spread evenly here"))
+    title, note = (text.get_window_extent() for text in figure.texts)
+    assert title.x1 < figure.bbox.width
+    assert title.y0 > note.y1 - 2
+    assert not any(note.overlaps(text.get_window_extent()) for text in figure.axes[0].texts)
+
+
 @pytest.mark.parametrize(
     ("rates", "kind", "low", "high"),
     [

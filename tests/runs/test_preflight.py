@@ -21,7 +21,8 @@ from frostline.data.splits import SplitView
 from frostline.errors import ConfigError, DataError, FrostlineError, StorageError
 from frostline.runs.folder import RunFolder
 from frostline.runs.parts import Parts, build_parts
-from frostline.runs.preflight import _checkpoint_bytes, preflight, raise_all, readable_size
+from frostline.runs.preflight import _checkpoint_bytes, preflight, raise_all
+from frostline.runs.sizes import readable_size
 
 MB = 10**6
 

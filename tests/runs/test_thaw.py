@@ -8,19 +8,33 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
 
 from frostline.backbones import depth_groups
 from frostline.freezing import FreezeSchedule, Progress
-from frostline.runs.thaw import COLUMNS, column_edges, draw_fact, draw_plan, rates, read_positions
+from frostline.runs.thaw import (
+    COLUMNS,
+    column_edges,
+    draw_fact,
+    draw_plan,
+    plan_note,
+    planned_rates,
+    plot_name,
+    rates,
+    read_positions,
+)
 from frostline.specs import (
     Curve,
+    EachSpec,
     FreezeSpec,
     LrSpec,
     PhaseSpec,
     PlateauSpec,
+    SettleSpec,
     UntilSpec,
     WalkMode,
     WalkSpec,
+    WarmupSpec,
 )
 
 
@@ -86,6 +100,43 @@ def test_edges_hold_each_transition_and_no_more_than_a_plot_can_show() -> None:
 def test_plan_and_fact_are_drawn(schedule: FreezeSchedule, tmp_path: Path) -> None:
     record(tmp_path / "schedule.csv", Progress(schedule), schedule)
     plan = draw_plan(tmp_path, schedule, 0.1, "test_resnet")
-    fact = draw_fact(tmp_path, tmp_path / "schedule.csv", schedule, 33, 0.1, "run")
+    fact = draw_fact(tmp_path, tmp_path / "schedule.csv", schedule, 33, 0.1, "test_resnet")
+    assert "test_resnet, as planned" in plan[1].read_text(encoding="utf-8")
+    assert "test_resnet, as it was" in fact[1].read_text(encoding="utf-8")
     assert [path.name for path in (*plan, *fact)] == ["thaw_plan.png", "thaw_plan.svg", "thaw.png", "thaw.svg"]
     assert all(path.stat().st_size > 1000 for path in (*plan, *fact))
+
+
+def walking(each: EachSpec) -> FreezeSchedule:
+    with torch.device("meta"):
+        model = timm.create_model("test_resnet", num_classes=3)
+    spec = FreezeSpec(phases={"walk": PhaseSpec(walk=WalkSpec(mode=WalkMode.drop, each=each))})
+    lr = LrSpec(curve=Curve.linear, warmup=WarmupSpec(steps=7001))
+    return FreezeSchedule(spec, lr, depth_groups(model), model, steps_per_epoch=1000, total_steps=50_000)
+
+
+@pytest.mark.parametrize(
+    ("each", "note"),
+    [
+        (EachSpec(settle=SettleSpec()), "stages end when gradients settle: spread evenly here"),
+        (EachSpec(plateau=PlateauSpec(patience=1)), "stages end when val/accuracy stops improving: spread evenly here"),
+        (EachSpec(fraction=0.1, settle=SettleSpec()), ""),
+        (EachSpec(steps=1000), ""),
+    ],
+)
+def test_the_plan_says_where_it_is_an_even_spread(each: EachSpec, note: str) -> None:
+    assert plan_note(walking(each)) == note
+
+
+def test_no_peak_lies_between_the_columns_of_a_long_run() -> None:
+    edges, found = planned_rates(walking(EachSpec(fraction=0.1)), 0.1)
+    assert max(found[0]) == 0.1
+    assert edges[found[0].index(0.1)] == 7001
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shown"),
+    [("vit_tiny", "digits, vit_tiny"), ("hf-hub:timm/resnet18", "digits, resnet18"), ("local-dir:/a/b", "digits, b")],
+)
+def test_plan_and_fact_have_one_name_without_a_path(backbone: str, shown: str) -> None:
+    assert plot_name(OmegaConf.create({"name": "digits", "backbone": {"name": backbone}})) == shown

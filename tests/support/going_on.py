@@ -98,7 +98,11 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
     for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "train_scores"):
         assert_equal(first.get(key), second.get(key), key)
     assert first["frostline"]["cursor"] == second["frostline"]["cursor"]
-    kept = {key: value for key, value in first["callbacks"].items() if key.startswith(("EarlyStopping", "EpochLines"))}
+    kept = {
+        key: value
+        for key, value in first["callbacks"].items()
+        if key.startswith(("EarlyStopping", "EpochLines", "FollowSchedule"))
+    }
     assert "EpochLines" in kept
     assert_equal(kept, {key: second["callbacks"][key] for key in kept}, "callbacks")
     larger = load_config(one.config).monitor.mode in (Mode.max, Mode.max.name)

@@ -20,7 +20,7 @@ from frostline.callbacks import CheckedCheckpointIO, FollowSchedule
 from frostline.freezing import FreezeSchedule, Validation
 from frostline.specs import BackboneSpec, Curve, DepthSpec, FreezeSpec, LrSpec, PhaseSpec
 from frostline.tasks import ClassificationTask
-from frostline.tasks.regularization import NoRegularizer
+from frostline.tasks.regularization import NoRegularizer, Regularizer
 from frostline.types import Batch, DepthGroup
 
 CLASSES, SIZE = 3, 32
@@ -124,6 +124,7 @@ def small_run(
     monitor: str = "val/accuracy",
     scores: Sequence[float] | None = None,
     trainer: Mapping[str, Any] | None = None,
+    regularizer: Regularizer | None = None,
     **phases: PhaseSpec,
 ) -> SmallRun:
     """A run of ``phases``: a constant rate, weight decay on all that has two dimensions.
@@ -142,6 +143,7 @@ def small_run(
         monitor: what triggers watch.
         scores: what validation says of ``val/score``, which is the monitor then.
         trainer: more options of the Trainer.
+        regularizer: what is added to the loss; None is nothing.
         phases: the schedule.
     """
     seed_everything(0, verbose=False)
@@ -166,7 +168,7 @@ def small_run(
         metrics,
         groups=backbone.groups,
         freeze=spec,
-        regularizer=NoRegularizer(),
+        regularizer=NoRegularizer() if regularizer is None else regularizer,
         optimizer=made,
         base_lr=0.05 if optimizer == "sgd" else 0.01,
         weight_decay=0.1,

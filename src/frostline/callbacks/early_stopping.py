@@ -9,19 +9,19 @@ from frostline.callbacks.freezing import FollowSchedule
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's early stopping, from the last transition of the freeze schedule on.
+    """Lightning's early stopping, in the last phase of the freeze schedule and once nothing is left to thaw in it.
 
     A phase that learns little more is no reason to end the run while depth groups are still to thaw; a phase of its own
-    ends by ``until.plateau``. What was scored before the last transition does not count.
+    ends by ``until.plateau``. What was scored before does not count.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts, where the schedule has no transition left."""
+        """Counts, where the schedule has nothing left to thaw."""
         if self._may_stop(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts, where the schedule has no transition left."""
+        """Counts, where the schedule has nothing left to thaw."""
         if self._may_stop(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 

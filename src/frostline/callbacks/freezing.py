@@ -57,9 +57,8 @@ class FollowSchedule(Callback):
         self.schedule = schedule
         self.progress = Progress(schedule)
         self.record = ScheduleRecord(record, schedule)
-        self._entered: Position | None = None
+        self._begun = False
         self._wrapped: frozenset[str] | None = None
-        self._settings: list[set[str]] | None = None
 
     @property
     def phase(self) -> Phase:
@@ -67,8 +66,8 @@ class FollowSchedule(Callback):
         return self.progress.phase
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remembers what the model was wrapped with, and which settings the optimizer starts with."""
-        self._entered = None
+        """Remembers what the model was wrapped with."""
+        self._begun = False
         self._wrapped = frozenset(
             name for name, parameter in cast(Scheduled, pl_module).model.named_parameters() if parameter.requires_grad
         )
@@ -80,7 +79,7 @@ class FollowSchedule(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Runs the transition where one is due, then sets the learning rates of this step."""
         task, step = cast(Scheduled, pl_module), trainer.global_step
-        if self._entered is None:
+        if not self._begun:
             self._begin(trainer, task)
         # inside a window of accumulated gradients the step does not move, and neither does the schedule
         if batch_idx % trainer.accumulate_grad_batches == 0:
@@ -105,18 +104,21 @@ class FollowSchedule(Callback):
 
     def _begin(self, trainer: Trainer, task: Scheduled) -> None:
         """Put the model where the schedule is: at its start, or where a resumed run has stopped."""
+        self._begun = True
         self._enter(trainer, task)
         if self.record.begin(trainer, self.progress.position):
             groups = self.progress.stage.groups
             self.record.add(trainer, Transition(0, self.progress.position, True, groups, (), "start of the run"))
 
     def _run(self, transition: Transition, trainer: Trainer, task: Scheduled) -> None:
-        """A transition, in the order that DESIGN gives: weights, gradients and modes, optimizer, wrapper, record."""
+        """A transition: weights; gradients, modes and wrapper; averages; optimizer; record."""
         phase = self.progress.phase
         best = None
         if transition.enters_phase and phase.starts_from_best:
             best = self._restore_best(trainer, task)
+        before = self._wrapped or frozenset()
         self._enter(trainer, task)
+        self._settle_averages(trainer, task, before - self.progress.stage.trainable)
         optimizer = trainer.optimizers[0]
         if transition.enters_phase and phase.resets_optimizer:
             optimizer.state.clear()
@@ -136,9 +138,7 @@ class FollowSchedule(Callback):
         print(f"phase     {name}: {transition.reason}; {count:,} parameters learn{source}", flush=True)
 
     def _enter(self, trainer: Trainer, task: Scheduled) -> None:
-        position = self.progress.position
-        task.enter(self.schedule, position)
-        self._entered = position
+        task.enter(self.schedule, self.progress.position)
         trainable = self.progress.stage.trainable
         if trainable == self._wrapped:
             return
@@ -148,6 +148,14 @@ class FollowSchedule(Callback):
             # compiled code is guarded by requires_grad, and stale code counts towards the limit of recompilations
             torch.compiler.reset()
 
+    def _settle_averages(self, trainer: Trainer, task: Scheduled, frozen: frozenset[str]) -> None:
+        """Make the average of what freezes the value that it stays at, so that what is scored is frozen as well."""
+        averaging = _find(trainer, WeightAveraging)
+        if averaging is None or averaging._average_model is None or not frozen:
+            return
+        live = {f"model.{name}": value for name, value in task.model.named_parameters() if name in frozen}
+        load_into(averaging._average_model.module, live, "")
+
     # --- the weights that a phase starts from -------------------------------------------------------------------------
 
     def _keep_best_of_phase(self, trainer: Trainer) -> None:
@@ -156,11 +164,8 @@ class FollowSchedule(Callback):
             return
         following = self.progress.position.phase + 1
         wanted = following < len(self.schedule.phases) and self.schedule.phases[following].starts_from_best
-        saving.keeping.since = self._phase_start if wanted else None
-
-    @property
-    def _phase_start(self) -> int:
-        return self.progress.position.phase_start
+        start = self.progress.position.phase_start
+        saving.keeping.begin_span(start if wanted else None, start)
 
     def _restore_best(self, trainer: Trainer, task: Scheduled) -> Record:
         """Load the best weights of the phase before; their checkpoint."""

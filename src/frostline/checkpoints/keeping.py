@@ -36,7 +36,7 @@ class Keeping:
         larger_is_better: the direction of the score.
 
     Attributes:
-        since: keep the best of those after this step as well, which a phase may start from; None keeps none for that.
+        since: the best of those after this step is kept as well: a phase may start from it; None keeps none for that.
     """
 
     def __init__(self, *, keep_best: int, keep_latest: int, larger_is_better: bool) -> None:
@@ -45,6 +45,8 @@ class Keeping:
         self._sign = -1.0 if larger_is_better else 1.0
         self.records: list[Record] = []
         self.since: int | None = None
+        self._held: Record | None = None
+        self._held_until = 0
 
     @property
     def ranked(self) -> list[Record]:
@@ -66,6 +68,16 @@ class Keeping:
     def best(self) -> Record | None:
         """The best of all, if any has a finite score."""
         return next(iter(self.ranked), None)
+
+    def begin_span(self, since: int | None, now: int) -> None:
+        """Keep the best of those after the step ``since`` from step ``now`` on, in place of the one of the span before.
+
+        That one stays while a checkpoint from before ``now`` is among the latest: a run that falls back to it needs the
+        best once more.
+        """
+        if self.since is not None and since != self.since:
+            self._held, self._held_until = self.best_since, now
+        self.since = since
 
     @property
     def best_since(self) -> Record | None:
@@ -90,7 +102,10 @@ class Keeping:
         self.records = [*before, record]
         # the best so far stay until a later one than their successor is written: if that one turns out to be damaged,
         # the run goes on from before it, and they are the best again
+        if all(one.step > self._held_until for one in self.records[-self._keep_latest :]):
+            self._held = None
         best = [*self._ranked(before), *self.ranked, *self._best_since(before), *self._best_since(self.records)]
+        best += [self._held] if self._held else []
         kept = {one.file for one in [*best, *self.records[-self._keep_latest :]]}
         gone = [one.file for one in self.records if one.file not in kept]
         self.records = [one for one in self.records if one.file in kept]
@@ -98,7 +113,8 @@ class Keeping:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types."""
-        return {"records": [asdict(record) for record in self.records]}
+        held = asdict(self._held) if self._held else None
+        return {"records": [asdict(record) for record in self.records], "held": held, "held_until": self._held_until}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what ``state_dict`` gave.
@@ -107,10 +123,12 @@ class Keeping:
             StorageError: it names what is no checkpoint of this folder; what it names is deleted one day.
         """
         records = [Record(**record) for record in state["records"]]
-        foreign = [record.file for record in records if not _NAME.fullmatch(str(record.file))]
+        held = [Record(**state["held"])] if state.get("held") else []
+        foreign = [record.file for record in [*records, *held] if not _NAME.fullmatch(str(record.file))]
         if foreign:
             raise StorageError(f"The checkpoint names {foreign[0]!r:.100}, which is no checkpoint of its folder.")
         self.records = records
+        self._held, self._held_until = next(iter(held), None), int(state.get("held_until", 0))
 
 
 def _is_finite(score: float | None) -> bool:

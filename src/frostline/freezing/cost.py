@@ -7,7 +7,6 @@ neither the model nor a random generator is touched.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from frostline.freezing.flops import FORMULAS
 from frostline.types import DepthGroup
 
 aten = torch.ops.aten
@@ -38,23 +38,18 @@ class Cost:
         forward_flops: floating-point operations of matrix products, convolutions and attention in the forward pass.
         backward_flops: the same in the backward pass; 0 where nothing learns.
         activation_bytes: what the forward pass keeps for the backward pass, parameters and buffers not counted.
+        estimated: whether it was not measured, but lies between two that were.
     """
 
     forward_flops: int
     backward_flops: int
     activation_bytes: int
+    estimated: bool = False
 
 
 def relative(cost: Cost, full: Cost) -> float:
     """The operations of ``cost``, forward and backward, as a share of those of ``full``."""
     return (cost.forward_flops + cost.backward_flops) / (full.forward_flops + full.backward_flops)
-
-
-def estimate(
-    model: nn.Module, trainable: frozenset[str], input_size: tuple[int, int, int], *, batch: int = 2
-) -> Cost | None:
-    """The cost of training ``trainable``; see ``Estimator``, which is faster for several sets of one model."""
-    return Estimator(model, input_size, batch=batch).of(trainable)
 
 
 class Estimator:
@@ -91,27 +86,21 @@ class Estimator:
             self._known[trainable] = self._tried(trainable)
         return self._known[trainable]
 
-    def over(self, stages: Sequence[tuple[frozenset[str], int]], *, most: int = 8) -> Cost | None:
-        """The cost of a phase that moves through several sets: mean operations, and the largest activations.
+    def along(self, stages: Sequence[frozenset[str]], *, most: int = 5) -> list[Cost] | None:
+        """The cost of each stage of one phase; None where one that is measured has none.
 
-        Args:
-            stages: what learns in each, and for how many steps.
-            most: of more stages than this, so many are measured, the first and the last among them; what the others
-                cost lies on straight lines between.
-
-        Returns:
-            None where a stage that was measured has no cost.
+        At most ``most`` are measured, the first and the last among them; the others lie on straight lines between, and
+        are marked as estimated.
         """
-        chosen = _spread(len(stages), most)
-        measured = [cost for cost in (self.of(stages[place][0]) for place in chosen) if cost is not None]
-        if not chosen or len(measured) < len(chosen):
+        places = _spread(len(stages), most)
+        measured = [cost for place in places if (cost := self.of(stages[place])) is not None]
+        if not places or len(measured) < len(places):
             return None
-        steps = [steps for _, steps in stages]
-        return Cost(
-            _mean(chosen, [cost.forward_flops for cost in measured], steps),
-            _mean(chosen, [cost.backward_flops for cost in measured], steps),
-            max(cost.activation_bytes for cost in measured),
-        )
+        found = measured[:1]
+        for (left, right), (low, high) in zip(pairwise(places), pairwise(measured), strict=True):
+            found += [_between(low, high, place / (right - left)) for place in range(1, right - left)]
+            found.append(high)
+        return found
 
     def _tried(self, trainable: frozenset[str]) -> Cost | None:
         # checkpointing runs a block again where no function mode reaches, so that its attention must not be replaced
@@ -137,15 +126,19 @@ class Estimator:
             with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
                 output: Tensor = model(pictures)
             with _counter() as backward:
-                if (
-                    output.requires_grad
-                ):  # unlike ``grad``, ``backward`` leaves the function modes on, for checkpointing
+                # unlike ``grad``, ``backward`` leaves the function modes on, for checkpointing
+                if output.requires_grad:
                     torch.autograd.backward(output, torch.ones_like(output), inputs=learning)
             model.zero_grad()
         return Cost(self._forward_flops // batch, backward.get_total_flops() // batch, saved.bytes // batch)
 
 
-def dragging(groups: Sequence[DepthGroup], trainable: frozenset[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
+def dragging(
+    groups: Sequence[DepthGroup],
+    trainable: frozenset[str],
+    sizes: Mapping[str, int],
+    allowed: frozenset[str] | None = None,
+) -> tuple[str, ...]:
     """Trainable parameters so few and so early that the backward pass goes deep for their sake alone.
 
     Such as ``pos_embed`` beside a head. They are what learns in the first depth groups that learn at all, if
@@ -159,17 +152,20 @@ def dragging(groups: Sequence[DepthGroup], trainable: frozenset[str], sizes: Map
         groups: the depth groups, from the stem to the head.
         trainable: names of the parameters that learn.
         sizes: elements of each parameter.
+        allowed: the parameters that may learn at all, as with an adapter; a group that trains all of its own is trained
+            whole. None for all.
 
     Returns:
         Their names, from the stem on; empty where nothing drags. Without them the frost line is above the gap.
     """
+    may = [[name for name in group.parameters if allowed is None or name in allowed] for group in groups]
     learning = [[name for name in group.parameters if name in trainable] for group in groups]
     places = [place for place, names in enumerate(learning) if names]
     found: list[str] = []
     early: list[str] = []
     for place, following in pairwise(places):
         early += learning[place]
-        if 1 < len(groups[place].parameters) == len(learning[place]):
+        if 1 < len(may[place]) == len(learning[place]):
             break
         crossed = sum(sizes[name] for group in groups[places[0] : following] for name in group.parameters)
         far = following - place - 1 >= _GAP * len(groups)
@@ -185,12 +181,18 @@ def _spread(count: int, most: int) -> list[int]:
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
-def _mean(places: Sequence[int], values: Sequence[int], weights: Sequence[int]) -> int:
-    """The weighted mean of ``values`` at ``places``, with straight lines between."""
-    line = [float(values[0])]
-    for (left, right), (low, high) in zip(pairwise(places), pairwise(values), strict=True):
-        line += [low + (high - low) * step / (right - left) for step in range(1, right - left + 1)]
-    return round(sum(value * weight for value, weight in zip(line, weights, strict=True)) / sum(weights))
+def _between(low: Cost, high: Cost, share: float) -> Cost:
+    """The cost at ``share`` of the way from ``low`` to ``high``."""
+
+    def line(start: int, end: int) -> int:
+        return round(start + (end - start) * share)
+
+    return Cost(
+        line(low.forward_flops, high.forward_flops),
+        line(low.backward_flops, high.backward_flops),
+        line(low.activation_bytes, high.activation_bytes),
+        estimated=True,
+    )
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
@@ -285,36 +287,4 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 
 def _counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-
-
-def _convolution_backward(
-    gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, **_: Any
-) -> int:
-    """Each of the gradients of input and weight costs what the forward pass does.
-
-    torch's own formula takes the gradient of a grouped convolution's weight for an ungrouped one, which is hundreds
-    of times too much for a depth-wise convolution.
-    """
-    transposed, wanted = bool(settings[4]), settings[7]
-    places = math.prod((x if transposed else gradient)[2:])
-    return 2 * x[0] * places * math.prod(weight) * sum(map(bool, wanted[:2]))
-
-
-def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Two products: of queries and keys, and of their weights and the values."""
-    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _attention_backward(
-    gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
-) -> int:
-    """Five products: the weights once more, their gradient, and those of queries, keys and values."""
-    return 2 * math.prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
-
-
-_FORMULAS: dict[Any, Callable[..., int]] = {
-    aten.convolution_backward: _convolution_backward,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
+    return FlopCounterMode(display=False, custom_mapping=FORMULAS)

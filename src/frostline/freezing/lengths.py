@@ -77,7 +77,7 @@ def stated_steps(until: UntilSpec | EachSpec | None, clock: Clock) -> dict[str, 
     found = {} if until.epochs is None else {"epochs": until.epochs * clock.steps_per_epoch}
     if until.steps is not None:
         found["steps"] = until.steps
-    if isinstance(until, UntilSpec) and until.fraction is not None:
+    if isinstance(until, UntilSpec) and until.fraction is not None and not found:
         found["fraction"] = max(1, round(until.fraction * clock.total_steps))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from frostline.specs import BatchNormSpec, Curve
 
@@ -145,6 +146,13 @@ class Phase:
     def ends_by_metric(self) -> bool:
         """Whether its end cannot be told before the run."""
         return self.plateau is not None or self.threshold is not None
+
+    @property
+    def only_drops(self) -> bool:
+        """Whether it walks, and no stage trains what the one before does not."""
+        return len(self.stages) > 1 and all(
+            after.trainable <= before.trainable for before, after in pairwise(self.stages)
+        )
 
     @property
     def trainable(self) -> frozenset[str]:

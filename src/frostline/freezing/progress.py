@@ -90,8 +90,9 @@ class Progress:
 
     @property
     def has_arrived(self) -> bool:
-        """Whether no transition is left to come."""
-        return self.in_last_phase and self.position.stage + 1 == len(self.phase.stages)
+        """Whether nothing is left to thaw: the last phase, and in a walk that adds or goes on alone its last stage."""
+        is_last = self.position.stage + 1 == len(self.phase.stages)
+        return self.in_last_phase and (is_last or self.phase.only_drops)
 
     @property
     def is_over(self) -> bool:

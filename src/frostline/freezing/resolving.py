@@ -198,7 +198,7 @@ class _Resolver:
         if each == EachSpec():
             return self._spread(walk.hold, len(self.sets))
         steps = min(stated_steps(each, self.subject.clock).values(), default=None)
-        if each.fraction is not None and (steps is None or each.fraction * self.span.steps < steps):
+        if each.fraction is not None and steps is None:
             return Pace(fraction=each.fraction, hold=walk.hold)
         return None if steps is None else Pace(steps=steps, hold=walk.hold)
 

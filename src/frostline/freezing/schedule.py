@@ -149,15 +149,34 @@ class FreezeSchedule:
         end = self.stage_end(position)
         return self.next_stage(position, step) if end is not None and step >= end else None
 
-    def plan(self) -> tuple[Position, ...]:
+    def plan(self, start: Position | None = None) -> tuple[Position, ...]:
         """Every position of the run in order, where no metric and no gradient ends anything early.
 
         A stage that only these end has no planned end of its own: the stages of such a walk are spread over the phase.
-        """
-        return tuple(self._planned())
 
-    def _planned(self) -> Iterator[Position]:
-        position: Position | None = self.start
+        Args:
+            start: where a run that goes on is; None for the start of the run.
+        """
+        return tuple(self._planned(start or self.start))
+
+    def check_rest(self, position: Position, step: int) -> None:
+        """Raise where a run that goes on from a position, perhaps with another length, would not reach every phase.
+
+        Raises:
+            ConfigError: it would end before a phase that is still to come.
+        """
+        planned = self.plan(position)
+        missed = [phase.name for phase in self.phases[planned[-1].phase + 1 :]]
+        missed += [self.phase_of(one).name for one in planned[1:] if one.phase_start >= self.total_steps]
+        if missed:
+            raise ConfigError(
+                f"freeze.phases.{missed[0]} can never start: the run is at step {step} of {self.total_steps}, and the "
+                "phases before it take the rest.",
+                mend="Keep the length that the run had (trainer.max_epochs), or raise it.",
+            )
+
+    def _planned(self, start: Position) -> Iterator[Position]:
+        position: Position | None = start
         while position is not None:
             yield position
             end = self.stage_end(position)

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatterSciNotati
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
+from frostline.reports.labels import LABEL_ROWS, fitted, placed_labels, text_width
 from frostline.writing import write_text
 
 # light is slow, dark is fast, and white, lighter than all, is frozen
@@ -48,8 +49,8 @@ _ROW = 0.17
 _RIGHT = 0.95
 _BOTTOM = 0.72
 _ABOVE = 0.32
+_NOTE = 0.16
 _LABEL_ROW = 0.14
-_LABEL_ROWS = 3
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ class ThawPlot:
     """What a thaw plot shows.
 
     Attributes:
-        title: above the figure, such as the run's name.
+        title: above the figure, such as the run's name; cut where it is wider than the figure.
         groups: G names of depth groups, the stem first; they are drawn from the bottom up.
         edges: S + 1 optimizer steps, rising, which bound S columns; they need not be even.
         rates: ``[G][S]`` learning rates; 0 is frozen.
         marks: the transitions: an optimizer step and the name of the phase that begins there, or an empty name for a
             stage of a walk, which gets a thinner line and no label.
         steps_per_epoch: optimizer steps of an epoch.
-        note: what is shown, such as ``plan`` or ``fact``.
+        note: below the title, what else a person must know to read the figure; empty for nothing.
     """
 
     title: str
@@ -118,16 +119,16 @@ def _write_png(path: Path, figure: Figure) -> None:
 def _figure(plot: ThawPlot) -> Figure:
     body = min(max(_ROW * len(plot.groups), 1.0), 5.6)
     names = [_shortened(name) for name in plot.groups]
-    figure = Figure(figsize=(_WIDTH, _BOTTOM + body + _ABOVE + _LABEL_ROWS * _LABEL_ROW), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(_WIDTH, _BOTTOM + body + _ABOVE + LABEL_ROWS * _LABEL_ROW), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    left = 0.2 + max(_width(figure, name, 7.0) for name in names)
+    left = 0.2 + max(text_width(figure, name, 7.0) for name in names)
     axes = _axes(figure, left, _BOTTOM, _WIDTH - left - _RIGHT, body)
     mesh = _draw_rates(axes, plot)
     _draw_groups(axes, names, body)
     _draw_steps(axes, plot)
     rows = _draw_marks(axes, plot, _WIDTH - left - _RIGHT, body)
     _draw_scale(figure, mesh, body)
-    top = _BOTTOM + body + rows * _LABEL_ROW + _ABOVE
+    top = _BOTTOM + body + rows * _LABEL_ROW + _ABOVE + (_NOTE if plot.note else 0)
     _resize(figure, top)
     _draw_title(figure, plot, left, top)
     return figure
@@ -200,7 +201,9 @@ def _draw_marks(axes: Axes, plot: ThawPlot, width: float, height: float) -> int:
     """Lines at the transitions and names of phases above; the number of rows that the names take."""
     first, last = plot.edges[0], plot.edges[-1]
     marks = [(step, label) for step, label in sorted(plot.marks) if first <= step <= last]
-    labels = _placed(axes, [((step - first) / (last - first) * width, label) for step, label in marks], width)
+    labels = placed_labels(
+        axes, [((step - first) / (last - first) * width, label) for step, label in marks], width, _RIGHT
+    )
     placing = blended_transform_factory(axes.transData, axes.transAxes)
     for (step, name), label in zip(marks, labels, strict=True):
         top = 1.0
@@ -208,47 +211,13 @@ def _draw_marks(axes: Axes, plot: ThawPlot, width: float, height: float) -> int:
             top += (label.row * _LABEL_ROW + 0.15) / height
             place = (label.start / width, 1 + (label.row * _LABEL_ROW + 0.08) / height)
             axes.text(*place, label.text, transform=axes.transAxes, fontsize=7.0, color=_INK, parse_math=False)
-        if name and first < step < last:  # a seam of white, so that the line shows between dark fields
-            axes.axvline(step, color="white", linewidth=2.0)
+        if (
+            name and first < step < last
+        ):  # a light seam, so that the line shows between dark fields; white would be frozen
+            axes.axvline(step, color="0.8", linewidth=1.6)
         color, line = (_INK, 0.8) if name else ("0.45", 0.4)
         axes.plot([step, step], [0, top], transform=placing, color=color, linewidth=line, clip_on=False)
     return max((label.row + 1 for label in labels if label is not None), default=0)
-
-
-@dataclass(frozen=True)
-class _Label:
-    """The name of a phase above the axes; ``start`` in inches from their left, ``row`` from below."""
-
-    text: str
-    start: float
-    row: int
-
-
-def _placed(axes: Axes, marks: Sequence[tuple[float, str]], width: float) -> list[_Label | None]:
-    """A place for each name, right of its line; None for no name, and where there is no room.
-
-    A name that reaches over the next goes above it, so that no line crosses a name.
-    """
-    figure = axes.figure.figure
-    placed: list[_Label | None] = []
-    taken: list[tuple[float, int]] = []
-    for at, name in reversed(marks):
-        text = _fitted(figure, name, width + _RIGHT - 0.1 - at)
-        end = at + 0.1 + _width(figure, text, 7.0)
-        row = max((row + 1 for start, row in taken if start < end), default=0)
-        fits = bool(text) and row < _LABEL_ROWS
-        placed.append(_Label(text, at + 0.03, row) if fits else None)
-        if fits:
-            taken.append((at, row))
-    return placed[::-1]
-
-
-def _fitted(figure: Figure, text: str, room: float) -> str:
-    """``text``, cut at its end to ``room`` inches."""
-    kept = text
-    while kept and _width(figure, kept if kept == text else f"{kept}…", 7.0) > room:
-        kept = kept[:-1]
-    return kept if kept in (text, "") else f"{kept}…"
 
 
 def _draw_scale(figure: Figure, mesh: QuadMesh, height: float) -> None:
@@ -291,19 +260,13 @@ def _log_ticks(norm: LogNorm) -> list[float]:
 
 
 def _draw_title(figure: Figure, plot: ThawPlot, left: float, top: float) -> None:
-    across, height = left / _WIDTH, 1 - 0.2 / top
-    figure.text(across, height, plot.title, fontsize=9.0, color=_INK, parse_math=False)
-    right = (_WIDTH - 0.1) / _WIDTH
-    figure.text(right, height, plot.note, fontsize=8.0, color="0.4", ha="right", style="italic", parse_math=False)
+    across, room = left / _WIDTH, _WIDTH - left - 0.1
+    title = fitted(figure, plot.title, room, size=9.0)
+    figure.text(across, 1 - 0.2 / top, title, fontsize=9.0, color=_INK, parse_math=False)
+    note = fitted(figure, plot.note, room, size=8.0)
+    at = 1 - (0.2 + _NOTE) / top
+    figure.text(across, at, note, fontsize=8.0, color="0.4", style="italic", parse_math=False)
 
 
 def _shortened(name: str, most: int = 28) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
-
-
-def _width(figure: Figure, text: str, size: float) -> float:
-    """The width of ``text`` in inches."""
-    drawn = figure.text(0, 0, text, fontsize=size, parse_math=False)
-    width = drawn.get_window_extent().width / figure.dpi
-    drawn.remove()
-    return float(width)

@@ -53,11 +53,26 @@ def phase_lines(schedule: FreezeSchedule) -> list[str]:
 
 def _phase_line(rows: Sequence[PhaseRow], total: int) -> str:
     first, last = rows[0], rows[-1]
-    steps = f"steps {first.start} to {last.end}" + (f", or until {first.until}" if first.until else "")
+    # what ends the last stage ends the phase
+    steps = f"steps {first.start} to {last.end}" + (f", or until {last.until}" if last.until else "")
     if len(rows) == 1:
         return f"{first.parameters:,} of {total:,} parameters learn ({first.share:.1%}), {steps}"
-    learns = f"{first.parameters:,} to {last.parameters:,} of {total:,} parameters learn"
-    return f"{learns} ({first.share:.1%} to {last.share:.1%}) in {len(rows)} stages, {steps}"
+    counts, shares = _spans(rows)
+    stages = f"{'up to ' if first.planned else ''}{len(rows)} stages"
+    stages += f", each until {first.stage_until}" if first.stage_until else ""
+    return f"{counts} of {total:,} parameters learn ({shares}) in {stages}; {steps}"
+
+
+def _spans(rows: Sequence[PhaseRow]) -> tuple[str, str]:
+    """How many parameters learn in a walk, and which share: from its first stage on where no clock moves it."""
+    ordered = sorted(rows, key=lambda row: row.parameters)
+    low, high, first = ordered[0], ordered[-1], rows[0]
+    if first.planned and rows[-1].parameters in (low.parameters, high.parameters) and first in (low, high):
+        way = "down" if rows[-1].parameters == low.parameters else "up"
+        counts = f"{first.parameters:,}, {way} to {rows[-1].parameters:,} at most,"
+        return counts, f"{first.share:.1%}, {way} to {rows[-1].share:.1%}"
+    start, end = (high, low) if first is high else (low, high)
+    return f"{start.parameters:,} to {end.parameters:,}", f"{start.share:.1%} to {end.share:.1%}"
 
 
 def show_scores(scores: Mapping[str, float], splits: Sequence[str]) -> None:

@@ -103,7 +103,15 @@ def is_over(resumed: Resumed, config: DictConfig, total_steps: int) -> bool:
     cursor = resumed.cursor
     if not cursor.validated:
         return False
+    if ended_by_phase(resumed):
+        return True
     return (cursor.stopped and not _is_more_patient(resumed, config)) or cursor.step >= total_steps
+
+
+def ended_by_phase(resumed: Resumed) -> dict[str, Any]:
+    """The decision by which a run's last phase has ended it; empty where none has."""
+    decision = dict(resumed.state_of("FollowSchedule").get("decision", {}))
+    return decision if resumed.cursor.stopped and decision.get("ends_phase") else {}
 
 
 def _is_more_patient(resumed: Resumed, config: DictConfig) -> bool:
@@ -119,7 +127,11 @@ def say_it_is_done(folder: RunFolder, resumed: Resumed, *, test: bool | None = N
     if is_main_process():
         how = "early stopping ended it" if resumed.cursor.stopped else "it is trained to its end,"
         more = "callbacks.early_stopping.patience" if resumed.cursor.stopped else "trainer.max_epochs"
-        print(f"This run is done: {how} after {resumed.cursor.epoch} epochs. To train on, raise {more}.")
+        advice = f"To train on, raise {more}."
+        if decision := ended_by_phase(resumed):
+            how = f"its last phase ended it ({decision['reason']})"
+            advice = f"A new run goes on from its weights: {override_for('backbone.weights', folder.path)}"
+        print(f"This run is done: {how} after {resumed.cursor.epoch} epochs. {advice}")
         if test and "test/count" not in scores:
             print(f"Its test split was not scored: frostline evaluate {override_for('run', folder.path)} split=test")
         print(f"run: {folder.path}", flush=True)

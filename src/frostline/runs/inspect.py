@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -13,7 +17,6 @@ from frostline.config import save_config
 from frostline.freezing import (
     Cost,
     DepthRow,
-    Description,
     Estimator,
     FreezeSchedule,
     PhaseRow,
@@ -25,110 +28,214 @@ from frostline.optim import undecayed
 from frostline.runs.announcing import announce
 from frostline.runs.folder import make_folder
 from frostline.runs.parts import Parts, build_parts, require_monitor
+from frostline.runs.sizes import readable_size
 from frostline.runs.tables import print_table
-from frostline.runs.thaw import draw_plan
+from frostline.runs.thaw import draw_plan, planned_rates, plot_name
 from frostline.writing import write_text
-
-# stages of a run whose cost is measured; what others cost lies between
-MEASURED = 8
 
 
 def inspect(config: DictConfig) -> None:
     """Print data, depth groups, phases, learning rates and costs, and write them and the thaw plot; train nothing.
 
-    The folder is ``output/inspect/<date_time>``: ``depth.csv``, ``phases.csv``, ``thaw_plan.png`` and ``.svg``.
+    The folder is ``output/inspect/<date_time>-<name>``: ``config.yaml``, ``depth.csv``, ``phases.csv``,
+    ``thaw_plan.png`` and ``.svg``. The CSV files have the tables' numbers as they are, with fixed names of columns.
     """
     parts = build_parts(config)
     require_monitor(config, len(parts.data.classes), list(parts.data.splits))
     announce(
-        parts.data, parts.backbone, parts.schedule, config.backbone.name, adapted=parts.adapter.sentence(), phases=False
+        parts.data,
+        parts.backbone,
+        parts.schedule,
+        config.backbone.name,
+        adapted=parts.adapter.sentence(),
+        notes=parts.notes,
+        phases=False,
     )
     _print_classes(parts)
-    found = describe(parts.schedule)
-    depth, phases = depth_table(parts, found), phase_table(parts, found)
-    print("\nDepth")
-    print_table(*depth)
-    print("\nPhases")
-    print_table(*phases)
+    found, weight_decay = describe(parts.schedule), parts.task.weight_decay
+    depth, phases = depth_figures(parts, found.groups), phase_figures(parts, found.phases)
+    _print("Depth", depth_table(depth, weight_decay))
+    _print("Phases", phase_table(phases))
     for note in notes(parts.schedule):
         print(f"note: {note}")
     folder = make_folder(Path(config.output) / "inspect", str(config.name))
     config.folder = str(folder)
     save_config(config, folder / "config.yaml")
-    write_text(folder / "depth.csv", _csv(*depth))
-    write_text(folder / "phases.csv", _csv(*phases))
-    draw_plan(folder, parts.schedule, parts.task.base_lr, config.backbone.name)
+    write_text(folder / "depth.csv", _csv(depth_records(depth, weight_decay)))
+    write_text(folder / "phases.csv", _csv(phase_records(phases)))
+    draw_plan(folder, parts.schedule, parts.task.base_lr, plot_name(config))
     print(f"written: {folder}", flush=True)
 
 
 def _print_classes(parts: Parts) -> None:
     counts = {split: parts.data.class_counts(split) for split in parts.data.splits}
     rows = [[name, *[str(counts[split][index]) for split in counts]] for index, name in enumerate(parts.data.classes)]
-    print("\nClasses")
-    print_table(["class", *counts], rows)
+    _print("Classes", [["class", *counts], *rows])
 
 
-def depth_table(parts: Parts, found: Description) -> tuple[list[str], list[list[str]]]:
-    """A row for each depth group, from the stem to the head."""
+def _print(title: str, table: Sequence[Sequence[str]]) -> None:
+    print(f"\n{title}")
+    print_table(table[0], table[1:])
+
+
+@dataclass(frozen=True)
+class DepthFigures:
+    """A depth group with what no schedule knows alone.
+
+    Attributes:
+        row: of the depth table.
+        peak_lr: its largest learning rate in the run; 0 where it never learns.
+        decayed: the share of what learns in some phase whose weights decay; None where nothing does.
+    """
+
+    row: DepthRow
+    peak_lr: float
+    decayed: float | None
+
+
+@dataclass(frozen=True)
+class PhaseFigures:
+    """A phase, or a stage of a walk, with what no schedule knows alone.
+
+    Attributes:
+        row: of the phase table.
+        peak_lr: the largest learning rate of any depth group in it.
+        cost: of a picture; None where it is unknown.
+        relative_cost: operations of an epoch as a share of those of full fine-tuning; None where it is unknown.
+    """
+
+    row: PhaseRow
+    peak_lr: float
+    cost: Cost | None
+    relative_cost: float | None
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the cost was not measured for this row, or the row is no more than a plan."""
+        return self.row.planned or (self.cost is not None and self.cost.estimated)
+
+
+def depth_figures(parts: Parts, rows: Sequence[DepthRow]) -> list[DepthFigures]:
+    """The depth groups, from the stem to the head."""
+    found = planned_rates(parts.schedule, parts.task.base_lr)[1]
     exempt, sizes = undecayed(parts.task.model), parts.schedule.sizes
-    rows = []
-    for group, row in zip(parts.schedule.groups, found.groups, strict=True):
-        decays = sum(sizes[name] for name in group.parameters if name not in exempt) / row.parameters
-        decay = f"{parts.task.weight_decay:g}" + ("" if decays == 1 else f" of {decays:.1%}")
-        rows.append([*_depth_row(row, found.phases, parts.task.base_lr), decay if parts.task.weight_decay else "0"])
-    header = ["depth", "group", "first parameter", "parameters", "x lr", "peak lr", "learns in", "weight decay"]
-    return header, rows
+    return [
+        DepthFigures(row, max(rates), _decayed(row.learning, exempt, sizes))
+        for row, rates in zip(rows, found, strict=True)
+    ]
 
 
-def _depth_row(row: DepthRow, phases: Sequence[PhaseRow], base: float) -> list[str]:
-    learning = [*row.phases, *(f"{name} (partly)" for name in row.partly)]
-    scales = [phase.lr_scale for phase in phases if phase.phase_name in {name.partition("[")[0] for name in learning}]
-    peak = f"{base * row.lr_factor * max(scales):.3g}" if scales else "frozen"
-    factor = f"{row.lr_factor:.3g}"
-    return [str(row.depth), row.name, row.first_parameter, f"{row.parameters:,}", factor, peak, ", ".join(learning)]
+def _decayed(learning: frozenset[str], exempt: frozenset[str], sizes: Mapping[str, int]) -> float | None:
+    if not learning:
+        return None
+    return sum(sizes[name] for name in learning - exempt) / sum(sizes[name] for name in learning)
 
 
-def phase_table(parts: Parts, found: Description) -> tuple[list[str], list[list[str]]]:
-    """A row for each phase, and for each stage of one that walks."""
-    costs = phase_costs(parts, found.phases)
-    rows = [[*_phase_row(row, parts.task.base_lr), *cost] for row, cost in zip(found.phases, costs, strict=True)]
-    header = ["phase", "steps", "or until", "learns", "share", "frost line", "peak lr", "curve", "warm-up"]
-    return [*header, "activations a picture", "cost of a full epoch"], rows
+def depth_table(figures: Sequence[DepthFigures], weight_decay: float) -> list[list[str]]:
+    """The depth groups as a person reads them, below a header."""
+    header = ["depth", "group", "first parameter", "parameters", "x lr", "peak lr", "learns in", "decay (share)"]
+    return [header, *(_depth_cells(found, weight_decay) for found in figures)]
 
 
-def _phase_row(row: PhaseRow, base: float) -> list[str]:
-    line = f"{row.frost_line} ({row.frost_line_name})"
-    steps = f"{row.start} to {row.end}"
-    rate = f"{base * row.lr_scale:.3g}"
-    learns = f"{row.parameters:,}"
-    return [row.name, steps, row.until, learns, f"{row.share:.1%}", line, rate, row.curve, str(row.warmup)]
+def _depth_cells(found: DepthFigures, weight_decay: float) -> list[str]:
+    row = found.row
+    peak = f"{found.peak_lr:.3g}" if found.peak_lr else "frozen"
+    decay = "-" if found.decayed is None else f"{weight_decay:g} ({found.decayed:.1%})" if weight_decay else "0"
+    name, size = row.first_parameter, f"{row.parameters:,}"
+    return [str(row.depth), row.name, name, size, f"{row.lr_factor:.3g}", peak, ", ".join(row.learns_in), decay]
 
 
-def phase_costs(parts: Parts, rows: Sequence[PhaseRow]) -> list[list[str]]:
-    """Activation memory and share of a full epoch's operations, for each row; ``~`` where they lie between others."""
+def depth_records(figures: Sequence[DepthFigures], weight_decay: float) -> list[dict[str, Any]]:
+    """The depth groups for a program: numbers as they are, None where there is none."""
+    return [
+        {
+            "depth": found.row.depth,
+            "group": found.row.name,
+            "first_parameter": found.row.first_parameter,
+            "parameters": found.row.parameters,
+            "lr_factor": found.row.lr_factor,
+            "peak_lr": found.peak_lr,
+            "phases": "; ".join(found.row.phases),
+            "partly": "; ".join(found.row.partly),
+            "weight_decay": weight_decay,
+            "decayed_share": found.decayed,
+        }
+        for found in figures
+    ]
+
+
+def phase_figures(parts: Parts, rows: Sequence[PhaseRow]) -> list[PhaseFigures]:
+    """The phases and the stages of walks, in order."""
+    peaks = phase_peaks(parts, rows)
     estimator = Estimator(parts.task.model, parts.backbone.preprocessing.size)
     full = estimator.of(frozenset(parts.schedule.sizes))
-    count = len(rows)
-    measured = sorted({round(place * (count - 1) / (MEASURED - 1)) for place in range(MEASURED)})
-    if count <= MEASURED:
-        measured = list(range(count))
-    costs = {place: estimator.of(rows[place].trainable) for place in measured}
-    if full is None or None in costs.values():
-        return [["unknown", "unknown"] for _ in rows]
-    known = {place: cost for place, cost in costs.items() if cost is not None}
-    return [_cost_cells(known, place, full) for place in range(count)]
+    costs: list[Cost | None] = []
+    for _, stages in groupby(rows, key=lambda row: row.phase_name):
+        sets = [row.trainable for row in stages]
+        costs += estimator.along(sets) or [None] * len(sets)
+    return [
+        PhaseFigures(row, peak, cost, relative(cost, full) if cost and full else None)
+        for row, peak, cost in zip(rows, peaks, costs, strict=True)
+    ]
 
 
-def _cost_cells(known: dict[int, Cost], place: int, full: Cost) -> list[str]:
-    if place in known:
-        cost = known[place]
-        return [f"{cost.activation_bytes / 1e6:.1f} MB", f"{relative(cost, full):.0%}"]
-    below = max(other for other in known if other < place)
-    above = min(other for other in known if other > place)
-    share = (place - below) / (above - below)
-    memory = known[below].activation_bytes * (1 - share) + known[above].activation_bytes * share
-    cost_share = relative(known[below], full) * (1 - share) + relative(known[above], full) * share
-    return [f"~{memory / 1e6:.1f} MB", f"~{cost_share:.0%}"]
+def phase_peaks(parts: Parts, rows: Sequence[PhaseRow]) -> list[float]:
+    """The largest learning rate of any depth group in each row; 0 for a row without a step."""
+    edges, found = planned_rates(parts.schedule, parts.task.base_lr)
+    fastest = [max(column) for column in zip(*found, strict=True)]
+    steps = edges[:-1]
+    return [max(fastest[bisect_left(steps, row.start) : bisect_left(steps, row.end)], default=0.0) for row in rows]
+
+
+def phase_table(figures: Sequence[PhaseFigures]) -> list[list[str]]:
+    """The phases as a person reads them, below a header; ``~`` is no measurement, or an even spread."""
+    header = ["phase", "steps", "or until", "learns", "share", "frost line", "peak lr", "curve", "warm-up"]
+    return [[*header, "activations a picture", "cost of a full epoch"], *map(_phase_cells, figures)]
+
+
+def _phase_cells(found: PhaseFigures) -> list[str]:
+    row = found.row
+    line, learns = f"{row.frost_line} ({row.frost_line_name})", f"{row.parameters:,}"
+    cells = [row.name, _steps(row), row.until, learns, f"{row.share:.1%}", line, f"{found.peak_lr:.3g}", row.curve]
+    return [*cells, str(row.warmup), *_cost_cells(found)]
+
+
+def _steps(row: PhaseRow) -> str:
+    """The span of a row; a walk that no clock moves has its first step and its last for certain, and none between."""
+    start = "~" if row.planned and row.stage > 1 else ""
+    end = "~" if row.planned and row.stage < row.stages else ""
+    return f"{start}{row.start} to {end}{row.end}"
+
+
+def _cost_cells(found: PhaseFigures) -> list[str]:
+    if found.cost is None or found.relative_cost is None:
+        return ["unknown", "unknown"]
+    sign = "~" if found.estimated else ""
+    return [f"{sign}{readable_size(found.cost.activation_bytes)}", f"{sign}{found.relative_cost:.0%}"]
+
+
+def phase_records(figures: Sequence[PhaseFigures]) -> list[dict[str, Any]]:
+    """The phases for a program: numbers as they are, None where there is none."""
+    return [
+        {
+            "phase": found.row.phase_name,
+            "stage": found.row.stage,
+            "start": found.row.start,
+            "end": found.row.end,
+            "until": found.row.until,
+            "trainable": found.row.parameters,
+            "share": found.row.share,
+            "frost_line": found.row.frost_line,
+            "frost_group": found.row.frost_line_name,
+            "peak_lr": found.peak_lr,
+            "curve": found.row.curve,
+            "warmup": found.row.warmup,
+            "activation_bytes": None if found.cost is None else found.cost.activation_bytes,
+            "relative_cost": found.relative_cost,
+            "estimated": found.estimated,
+        }
+        for found in figures
+    ]
 
 
 def notes(schedule: FreezeSchedule) -> list[str]:
@@ -136,7 +243,7 @@ def notes(schedule: FreezeSchedule) -> list[str]:
     found = []
     for phase in schedule.phases:
         for stage in phase.stages:
-            stray = dragging(schedule.groups, stage.trainable, schedule.sizes)
+            stray = dragging(schedule.groups, stage.trainable, schedule.sizes, schedule.allowed)
             if stray:
                 found.append(
                     f"phase {phase.name}: the backward pass goes down to depth {stage.frost_line} for "
@@ -146,7 +253,9 @@ def notes(schedule: FreezeSchedule) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([header, *rows])
+    writer = csv.DictWriter(text, list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
     return text.getvalue()

@@ -213,6 +213,7 @@ def make_schedule(
             mend="trainer.check_val_every_n_epoch; to save within an epoch: callbacks.checkpoint.every_n_steps.",
         )
     check_clipping(trainer, freeze)
+    check_strategy(trainer)
     return FreezeSchedule(
         freeze,
         spec_of(config.lr, LrSpec),
@@ -243,6 +244,16 @@ def validation_metrics(config: DictConfig, num_classes: int) -> list[str]:
         f"val/{name}" for name, node in config.metrics.items() if makes_sense(int(node.get("top_k", 1)), num_classes)
     ]
     return [*kept, "val/loss"]
+
+
+def check_strategy(trainer: DictConfig) -> None:
+    """Raise for a strategy that a transition cannot wrap anew."""
+    strategy = trainer.get("strategy", "auto")
+    named = str(strategy if not isinstance(strategy, DictConfig) else strategy.get("_target_"))
+    if named != "auto" and "ddp" not in named.lower():
+        raise ConfigError(
+            f"trainer.strategy={named}: a run is on one device or under DDP", mend="Set trainer.strategy=ddp."
+        )
 
 
 def check_clipping(trainer: DictConfig, freeze: FreezeSpec) -> None:

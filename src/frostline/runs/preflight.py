@@ -24,6 +24,7 @@ from frostline.errors import ConfigError, DataError, FrostlineError, StorageErro
 from frostline.freezing import FreezeSchedule, module_modes
 from frostline.runs.folder import RunFolder
 from frostline.runs.parts import Parts, rank_count
+from frostline.runs.sizes import readable_size
 from frostline.tasks import PretrainingTask
 
 # pictures of each split that are tried: a fault of the whole set shows in the first few
@@ -314,8 +315,3 @@ def _callbacks(trainer: Trainer) -> list[Callback]:
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def readable_size(count: int) -> str:
-    """A number of bytes in MB or GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from frostline.freezing import FreezeSchedule, Position
+from frostline.freezing.describe import is_planned
 from frostline.optim import learning_rate
 from frostline.reports import ThawPlot, thaw_plot
 
@@ -14,15 +18,46 @@ from frostline.reports import ThawPlot, thaw_plot
 COLUMNS = 1200
 
 
-def draw_plan(folder: Path, schedule: FreezeSchedule, base: float, title: str) -> list[Path]:
+def plot_name(config: DictConfig) -> str:
+    """What a run's thaw plots are called, as planned and as it was: the experiment and the backbone."""
+    return f"{config.name}, {str(config.backbone.name).rpartition('/')[2]}"
+
+
+def draw_plan(folder: Path, schedule: FreezeSchedule, base: float, name: str) -> list[Path]:
     """Write ``thaw_plan.png`` and ``.svg``: the schedule where no metric ends anything early; their paths."""
-    return _draw(folder / "thaw_plan", schedule, schedule.plan(), schedule.total_steps, base, f"{title}, as planned")
+    edges, found = planned_rates(schedule, base)
+    plot = _plot(schedule, schedule.plan(), edges, found, f"{name}, as planned")
+    return _draw(folder / "thaw_plan", replace(plot, note=plan_note(schedule)))
 
 
-def draw_fact(folder: Path, record: Path, schedule: FreezeSchedule, steps: int, base: float, title: str) -> list[Path]:
+def draw_fact(folder: Path, record: Path, schedule: FreezeSchedule, steps: int, base: float, name: str) -> list[Path]:
     """Write ``thaw.png`` and ``.svg`` of a run of ``steps`` whose transitions lie in ``record``; their paths."""
     positions = read_positions(record, schedule)
-    return _draw(folder / "thaw", schedule, positions, steps, base, f"{title}, as it was")
+    edges = column_edges([position.stage_start for position in positions], steps)
+    found = rates(schedule, positions, base, edges[:-1])
+    return _draw(folder / "thaw", _plot(schedule, positions, edges, found, f"{name}, as it was"))
+
+
+def plan_note(schedule: FreezeSchedule) -> str:
+    """What no plan can know: when a walk moves on that has no clock; empty where there is none."""
+    walks = [phase for phase in schedule.phases if is_planned(phase)]
+    ends = ["gradients settle" for phase in walks if phase.settle is not None]
+    ends += [f"{phase.stage_plateau.metric} stops improving" for phase in walks if phase.stage_plateau is not None]
+    return f"stages end when {' or '.join(dict.fromkeys(ends))}: spread evenly here" if ends else ""
+
+
+def planned_rates(schedule: FreezeSchedule, base: float) -> tuple[list[int], list[list[float]]]:
+    """Edges of the plan's columns, and the learning rate of each depth group at the start of each; 0 is frozen."""
+    plan = schedule.plan()
+    edges = column_edges([step for position in plan for step in _telling(schedule, position)], schedule.total_steps)
+    return edges, rates(schedule, plan, base, edges[:-1])
+
+
+def _telling(schedule: FreezeSchedule, position: Position) -> tuple[int, int, int]:
+    """The steps at which a position begins and its rises end: no peak lies between columns."""
+    phase, length = schedule.phase_of(position), schedule.length_at(position)
+    rises = position.phase_start + phase.lr.warmup.length(length), position.stage_start + phase.rewarm.length(length)
+    return position.stage_start, *rises
 
 
 def read_positions(record: Path, schedule: FreezeSchedule) -> tuple[Position, ...]:
@@ -60,18 +95,24 @@ def rates(
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _draw(
-    path: Path, schedule: FreezeSchedule, positions: Sequence[Position], end: int, base: float, title: str
-) -> list[Path]:
-    edges = column_edges([position.stage_start for position in positions], end)
-    plot = ThawPlot(
+def _plot(
+    schedule: FreezeSchedule,
+    positions: Sequence[Position],
+    edges: Sequence[int],
+    found: Sequence[Sequence[float]],
+    title: str,
+) -> ThawPlot:
+    return ThawPlot(
         title=title,
         groups=tuple(group.name for group in schedule.groups),
         edges=edges,
-        rates=rates(schedule, positions, base, edges[:-1]),
+        rates=found,
         marks=[(position.stage_start, _label(schedule, position)) for position in positions],
         steps_per_epoch=schedule.steps_per_epoch,
     )
+
+
+def _draw(path: Path, plot: ThawPlot) -> list[Path]:
     paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
     thaw_plot(paths[0], paths[1], plot)
     return paths

@@ -16,6 +16,7 @@ from frostline.checkpoints import read_checkpoint
 from frostline.config import spec_of
 from frostline.data import ImageData
 from frostline.errors import NumericsError
+from frostline.freezing import FreezeSchedule, Position
 from frostline.runs.announcing import announce, show_scores
 from frostline.runs.evaluate import write_evaluation
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
@@ -25,7 +26,7 @@ from frostline.runs.parts import Parts, build_parts, rank_count, require_monitor
 from frostline.runs.preflight import preflight
 from frostline.runs.provenance import provenance
 from frostline.runs.resuming import Resumed, find_resumed, identity
-from frostline.runs.thaw import draw_fact
+from frostline.runs.thaw import draw_fact, plot_name
 from frostline.runs.trainers import checkpointing, make_trainer
 from frostline.specs import MonitorSpec
 from frostline.tasks import ScoringTask
@@ -48,6 +49,8 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     require_monitor(config, len(parts.data.classes), list(parts.data.splits))
     own = identity(config, parts.data, parts.task.model, processes=rank_count(config.trainer))
     resumed = find_resumed(folder, own) if config.resume else None
+    if resumed:
+        check_rest(parts.schedule, resumed)
     over = resumed is not None and is_over(resumed, config, parts.schedule.total_steps)
     if resumed and over and folder.finished:
         return say_it_is_done(folder, resumed, test=config.test)
@@ -72,6 +75,8 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             config.backbone.name,
             adapted=parts.adapter.sentence(),
             notes=parts.notes,
+            # those of a run that goes on may have begun at other steps than planned
+            phases=resumed is None,
         )
         write_provenance(folder, _provenance(config, parts), resumed)
     scores: dict[str, float] = {}
@@ -81,8 +86,14 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     scores |= select(trainer, parts, folder)
     if scored_on_test(config, parts.data):
         scores |= test(trainer, parts, folder)
-    finish(trainer, parts, folder, scores)
+    finish(trainer, config, parts, folder, scores)
     return scores
+
+
+def check_rest(schedule: FreezeSchedule, resumed: Resumed) -> None:
+    """Raise where a run that goes on would end before a phase that is still to come."""
+    if state := resumed.state_of("FollowSchedule"):
+        schedule.check_rest(Position(**state["position"]), resumed.cursor.step)
 
 
 def base_learning_rate(parts: Parts, folder: RunFolder, trainer: Trainer, resumed: Resumed | None) -> float:
@@ -166,12 +177,12 @@ def test(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float]:
     return scores
 
 
-def finish(trainer: Trainer, parts: Parts, folder: RunFolder, scores: dict[str, float]) -> None:
+def finish(trainer: Trainer, config: DictConfig, parts: Parts, folder: RunFolder, scores: dict[str, float]) -> None:
     """Draw the thaw plot, write ``metrics.json``, which makes the folder whole, and show where it is."""
     if trainer.is_global_zero:
         cursor = checkpointing(trainer).cursor
         steps = cursor.step if cursor else 0
-        draw_fact(folder.path, folder.schedule, parts.schedule, steps, parts.task.base_lr, folder.path.parent.name)
+        draw_fact(folder.path, folder.schedule, parts.schedule, steps, parts.task.base_lr, plot_name(config))
         write_json(folder.metrics, scores)
         show_scores(scores, [split for split in ("val", "test") if f"{split}/loss" in scores])
         print(f"run: {folder.path}", flush=True)
