@@ -131,7 +131,7 @@ def test_a_full_disk_is_told_in_figures(prepare: Prepare) -> None:
     checkpoint, model = _checkpoint_bytes(flight.config, flight.parts, flight.trainer)
     needed = readable_size(4 * checkpoint + model)
     assert f"The run needs about {needed}" in text
-    assert "the disk has 1.0 MB free" in text
+    assert "the disk has 1.00 MB free" in text
     assert str(flight.folder.path) in text
     assert "output=FOLDER" in text
     flight.check(free=lambda folder: 4 * checkpoint + model)
