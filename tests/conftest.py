@@ -23,6 +23,14 @@ def _is_local(host: object) -> bool:
     return not isinstance(name, str) or name in ("", "::", socket.gethostname()) or name.startswith(LOCAL)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept of data sets is kept for the tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Makes a look at the network fail at once, as on a machine without one; ``network`` tests are let through."""

@@ -87,7 +87,7 @@ print(json.dumps([frostline.__file__, str(conf_folder()), sys.prefix, importlib.
 
 def test_help_lists_the_commands(run):
     listed = run("frostline", "--help")
-    assert all(command in listed for command in ("train", "inspect", "evaluate", "predict", "pretrain"))
+    assert all(command in listed for command in ("train", "inspect", "audit", "evaluate", "predict", "pretrain"))
 
 
 def test_config_is_composed_from_the_packaged_conf(run):

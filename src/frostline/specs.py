@@ -409,10 +409,14 @@ class OnNanSpec:
 
 
 class ClassWeights(Enum):
-    """``balanced``: the loss weighs a class by the inverse of its share of the training pictures."""
+    """What the loss weighs a class by: the inverse of its share of the training pictures, or of its effective number.
+
+    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", arXiv:1901.05555.
+    """
 
     none = "none"
     balanced = "balanced"
+    effective = "effective"
 
 
 @dataclass
@@ -427,6 +431,7 @@ class TrainSpec:
         output: the folder of all experiments.
         folder: this run's folder; filled in when it is made.
         class_weights: weights of the classes in the loss.
+        class_weights_beta: of ``effective``: 0 weighs all alike, towards 1 it comes to the inverse of the counts.
         lr_find: measure a learning rate before training and use it in place of ``optimizer.lr``.
         adapter: what is put into the layers of the body to learn in their place.
         regularizer: what is added to the loss for the weights.
@@ -445,6 +450,7 @@ class TrainSpec:
     output: str = "outputs"
     folder: str | None = None
     class_weights: ClassWeights = ClassWeights.none
+    class_weights_beta: float = 0.999
     lr_find: bool = False
     run: str | None = None
     resume: bool = False
@@ -499,6 +505,51 @@ class PretrainSpec:
     callbacks: Any = None
     logger: Any = None
     speed: SpeedSpec = field(default_factory=SpeedSpec)
+
+
+@dataclass
+class AuditNode:
+    """What an audit looks for, and what it leaves behind.
+
+    Attributes:
+        labels: look for label errors and for drift of features, which takes a forward pass of every picture.
+        folds: of the cross-validation that judges labels.
+        exclude: where to write the list for ``data.exclude``, beside the one in the audit's folder.
+        exclude_kinds: kinds of findings whose pictures are listed beside those that are always: ``label_error``,
+            ``dark``, ``bright``, ``blurred``, ``odd_size``, ``odd_aspect``, ``exif_turned`` or ``odd_mode``.
+        shown: findings of a kind that the page shows; all are in ``findings.csv``.
+        thresholds: from where on a picture is blank, dark, blurred ..., as a node with ``_target_``.
+    """
+
+    labels: bool = True
+    folds: int = 5
+    exclude: str | None = None
+    exclude_kinds: list[str] = field(default_factory=list)
+    shown: int = 60
+    thresholds: Any = None
+
+
+@dataclass
+class AuditSpec:
+    """A look at a data set.
+
+    Attributes:
+        name: the ending of the audit's folder, ``output/audit/<date_time>-<name>``.
+        seed: of the folds in which labels are judged.
+        device: of the backbone: ``auto``, ``cpu`` or ``cuda``.
+        config_dirs: the folders given with ``--config-dir``; filled in.
+    """
+
+    name: str = "audit"
+    seed: int = 0
+    debug: bool = False
+    output: str = "outputs"
+    folder: str | None = None
+    device: str = "auto"
+    config_dirs: list[str] = field(default_factory=list)
+    data: Any = None
+    backbone: BackboneSpec = field(default_factory=BackboneSpec)
+    audit: AuditNode = field(default_factory=AuditNode)
 
 
 @dataclass

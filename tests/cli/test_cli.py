@@ -32,7 +32,7 @@ def test_help_explains_groups_and_quoting(command: str, capsys: pytest.CaptureFi
     assert "Quoting" in text
     assert "Examples" in text
     if command in ("train", "pretrain", "inspect"):
-        assert "digits, folder, pictures" in text
+        assert "digits, folder, hf, npz, pictures, table, torchvision, webdataset" in text
 
 
 def test_cfg_job_prints_a_config_that_loads(capsys: pytest.CaptureFixture[str]) -> None:

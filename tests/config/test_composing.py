@@ -19,6 +19,7 @@ def test_the_default_of_every_command_composes() -> None:
     for command, needs in {
         "train": [],
         "inspect": [],
+        "audit": [],
         "pretrain": [],
         "evaluate": ["run=r"],
         "predict": ["run=r", "images=i"],

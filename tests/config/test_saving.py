@@ -63,6 +63,13 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert config.output == str(tmp_path / "outputs")
 
 
+def test_the_list_of_an_audit_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = compose("audit", ["audit.exclude=bad.txt"])
+    absolute_paths(config)
+    assert config.audit.exclude == str(tmp_path / "bad.txt")
+
+
 def test_words_are_not_taken_for_paths() -> None:
     config = compose("train", ["backbone.weights=none", "backbone.name=resnet18"])
     absolute_paths(config)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 
 import frostline
 from frostline.checkpoints import checkpoints_in, read_checkpoint
-from frostline.config import check_targets, compose, conf_folder
+from frostline.config import check_targets, compose, compose_job, conf_folder, hydra_session
+from frostline.data import ImageData
 from frostline.runs.parts import SUPPLIED
 
 ROOTS = {"train": "train", "pretraining": "pretrain"}
@@ -24,6 +28,8 @@ NEEDS = {
 }
 OPTION_NEEDS = {
     ("data", "digits"): [],
+    ("data", "table"): ["data.table=absent.csv"],
+    ("data", "torchvision"): ["data.root=absent", "data.name=CIFAR10"],
     ("backbone", "module"): ["backbone.module._target_=torchvision.models.resnet18"],
 }
 RUN_GROUPS = ("freeze", "adapter", "optimizer", "lr", "augment", "loss", "regularizer", "callbacks", "metrics", "speed")
@@ -50,6 +56,22 @@ def test_it_composes_and_its_targets_can_be_built(group: str, option: str) -> No
     skip_without_extra(option)
     config.folder = "folder"
     check_targets(config, supplied=SUPPLIED)
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "data"])
+def test_a_source_names_every_argument_with_its_default(option: str) -> None:
+    with hydra_session() as hydra:
+        node = OmegaConf.to_container(compose_job(hydra, "train", [f"data={option}"], complete=False).data)
+    assert isinstance(node, dict)
+    source = get_class(node.pop("_target_"))
+    assert issubclass(source, ImageData)
+    parameters = inspect.signature(source).parameters.values()
+    assert set(node) == {parameter.name for parameter in parameters}
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    for name, default in defaults.items():
+        # a dataclass shows a default that is made anew each time as an object of its own
+        value = {} if "factory" in repr(default) else default
+        assert node[name] == ("???" if value is inspect.Parameter.empty else value), name
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: str(value))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.transforms import v2
@@ -17,6 +18,7 @@ from frostline.errors import ConfigError
 from frostline.types import Preprocessing
 
 PRESETS = Path(__file__).parents[2] / "conf" / "augment"
+NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -24,6 +26,9 @@ def preset(name: str) -> dict[str, Any]:
     node: Any = OmegaConf.to_container(OmegaConf.load(PRESETS / f"{name}.yaml"))
     inherited = [preset(base) for base in node.pop("defaults", []) if base != "_self_"]
     node.pop("_target_", None)
+    for key in ("transforms", "val_transforms", "test_transforms"):
+        if key in node:
+            node[key] = [instantiate(step) for step in node[key]]
     merged: dict[str, Any] = {}
     for part in [*inherited, node]:
         merged |= part
@@ -37,9 +42,8 @@ def gradient() -> Image.Image:
 
 def test_presets_name_every_argument() -> None:
     arguments = set(inspect.signature(Augmentation).parameters)
-    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    assert names == ["light", "none", "standard", "strong"]
-    assert all(set(preset(name)) == arguments for name in names)
+    assert NAMES == ["augmix", "light", "none", "randaugment", "standard", "strong", "trivial"]
+    assert all(set(preset(name)) == arguments for name in NAMES)
 
 
 def test_none_is_evaluation(preprocessing: Preprocessing) -> None:
@@ -50,7 +54,7 @@ def test_none_is_evaluation(preprocessing: Preprocessing) -> None:
     assert torch.equal(ours, evaluation_transform(preprocessing)(gradient()))
 
 
-@pytest.mark.parametrize("name", ["light", "standard", "strong"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
 def test_presets_are_random_and_repeat_with_the_seed(preprocessing: Preprocessing, name: str) -> None:
     augmentation = Augmentation(**preset(name))
     assert not augmentation.deterministic
@@ -87,6 +91,32 @@ def test_extra_transforms_come_before_normalization(preprocessing: Preprocessing
     white = Image.new("RGB", (16, 16), (255, 255, 255))
     tensor = augmentation.train_transform(preprocessing)(white)
     assert torch.allclose(tensor[:, 3, 3], -torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std))
+
+
+def test_each_split_has_transforms_of_its_own(preprocessing: Preprocessing) -> None:
+    augmentation = Augmentation(
+        hflip=1.0, transforms=[v2.RandomInvert(p=1.0)], test_transforms=[v2.GaussianBlur(5, sigma=3.0)]
+    )
+    plain = evaluation_transform(preprocessing)(gradient())
+    for split in ("train", "val"):
+        transform, random = augmentation.evaluation_transform(preprocessing, split)
+        assert not random
+        assert torch.equal(transform(gradient()), plain)
+    transform, random = augmentation.evaluation_transform(preprocessing, "test")
+    assert random
+    blurred = transform(gradient())
+    assert (blurred[:, :, 0] > plain[:, :, 0]).all()
+    assert torch.equal(transform(gradient()), blurred)
+    assert augmentation.notes() == [
+        "augment.test_transforms changes each picture of the test split before it is scored: GaussianBlur"
+    ]
+    assert augmentation.notes(["val"]) == Augmentation().notes() == []
+    assert Augmentation(val_transforms=[v2.GaussianBlur(5)]).deterministic
+
+
+def test_mixing_is_told_in_words() -> None:
+    assert Augmentation(mixup=0.2, cutmix=1.0).mixing() == "mixup (0.2) or cutmix (1)"
+    assert Augmentation(**preset("standard")).mixing() == ""
 
 
 def test_an_extra_transform_may_give_a_tensor(preprocessing: Preprocessing) -> None:

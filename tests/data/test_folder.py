@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
-from frostline.data import DigitsData, FolderData, PicturesData
+from frostline.data import FolderData
 from frostline.errors import ConfigError, DataError
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
 MakeTree = Callable[..., Path]
 
 
@@ -25,15 +22,6 @@ def loaded(root: Path, **settings: Any) -> FolderData:
 def names(data: FolderData, split: str) -> list[str]:
     pictures = data.splits[split]
     return [pictures.name(index) for index in range(len(pictures))]
-
-
-@pytest.mark.parametrize("source", [FolderData, PicturesData, DigitsData])
-def test_config_names_every_argument_with_its_default(source: Any) -> None:
-    name = source.__name__.removesuffix("Data").lower()
-    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
-    assert node.pop("_target_") == f"frostline.data.{source.__name__}"
-    assert node.pop("root", "???") == "???"
-    assert node == {field.name: field.default for field in dataclasses.fields(source) if field.name != "root"}
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])

@@ -2,9 +2,17 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from frostline.data import Augmentation, ImageData
+from frostline.data.digits import ArraySplit
+from frostline.data.loading import PictureDataset
+from frostline.data.randomness import derive_seed, kept_generators, seed_generators
 from frostline.data.samplers import (
+    BalancedSampler,
     EvaluationSampler,
     Key,
     Placement,
@@ -12,6 +20,7 @@ from frostline.data.samplers import (
     leaves_single,
     training_length,
 )
+from frostline.types import Preprocessing
 
 WORLDS = [1, 2, 3, 4]
 
@@ -112,3 +121,137 @@ def test_resuming_leaves_out_what_was_seen_once() -> None:
 
 def test_alone_without_torch_distributed() -> None:
     assert Placement.current() == Placement(0, 1)
+
+
+# the classes of 37 pictures; the third has none
+COUNTS = (3, 20, 0, 14)
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS)).astype(np.int64)
+
+
+def balanced(batch: int = 4, world: int = 1, *, epoch: int = 0, drop_last: bool = False, seed: int = 5) -> list[Key]:
+    """An epoch in the order of its steps, of all ranks together."""
+    ranks = []
+    for rank in range(world):
+        sampler = BalancedSampler(LABELS, batch, seed=seed, drop_last=drop_last, placement=Placement(rank, world))
+        sampler.set_epoch(epoch)
+        ranks.append(list(sampler))
+        assert len(ranks[-1]) == len(sampler)
+        assert len(sampler) == len(
+            TrainingSampler(37, batch, seed=seed, drop_last=drop_last, placement=Placement(rank, world))
+        )
+    return [key for step in zip(*ranks, strict=True) for key in step]
+
+
+def per_class(keys: list[Key]) -> list[int]:
+    return np.bincount(LABELS[[key.index for key in keys]], minlength=4).tolist()
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_at_any_point_of_an_epoch_no_class_is_more_than_one_picture_ahead(world: int, drop_last: bool) -> None:
+    for epoch in range(4):
+        keys = balanced(world=world, epoch=epoch, drop_last=drop_last)
+        for end in range(len(keys) + 1):
+            counts = per_class(keys[:end])
+            assert counts.pop(2) == 0
+            assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_one_order_whatever_their_number(world: int) -> None:
+    for epoch in range(3):
+        alone, shared = balanced(5, 1, epoch=epoch), balanced(5, world, epoch=epoch)
+        both = min(len(alone), len(shared))
+        assert both >= 37 - world
+        assert shared[:both] == alone[:both]
+        assert Counter(shared[:both]) == Counter(alone[:both])
+        assert len(shared) % world == 0
+
+
+def test_which_classes_get_one_picture_more_goes_around() -> None:
+    # 37 = 12 for each of three classes, and one more for another class in each epoch
+    extra = [per_class(balanced(5, epoch=epoch)).index(13) for epoch in range(6)]
+    assert sorted(extra[:3]) == [0, 1, 3]
+    assert extra[3:] == extra[:3]
+
+
+def test_the_pictures_of_a_class_are_used_evenly_in_an_epoch_and_over_epochs() -> None:
+    total: Counter[int] = Counter()
+    for epoch in range(20):
+        keys = balanced(5, epoch=epoch)
+        seen = Counter(key.index for key in keys)
+        total += seen
+        for label in (0, 1, 3):
+            (members,) = (label == LABELS).nonzero()
+            once, overall = ([counter[index] for index in members] for counter in (seen, total))
+            assert max(once) - min(once) <= 1
+            assert max(overall) - min(overall) <= 1
+        for index, times in seen.items():
+            assert sorted(key.repeat for key in keys if key.index == index) == list(range(times))
+        # of twenty pictures an epoch shows twelve or thirteen: in two epochs all were seen
+        if epoch == 1:
+            assert set(total) == set(range(37))
+
+
+def test_a_balanced_epoch_is_a_function_of_seed_and_epoch() -> None:
+    assert balanced(epoch=3) == balanced(epoch=3)
+    first, second = ([key.index for key in balanced(epoch=epoch)] for epoch in (3, 4))
+    assert first != second
+    assert first != [key.index for key in balanced(epoch=3, seed=6)]
+    # the small class is shown whole in both, in another order
+    small = set(np.flatnonzero(LABELS == 0).tolist())
+    assert [index for index in first if index in small] != [index for index in second if index in small]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_resuming_a_balanced_epoch_leaves_out_what_was_seen(world: int) -> None:
+    for rank in range(world):
+        sampler = BalancedSampler(LABELS, 4, seed=0, placement=Placement(rank, world))
+        sampler.set_epoch(2)
+        whole = list(sampler)
+        resumed = BalancedSampler(LABELS, 4, seed=0, placement=Placement(rank, world))
+        resumed.set_epoch(2)
+        resumed.resume_at(2, 3)
+        assert list(resumed) == whole[12:]
+        assert list(resumed) == whole
+
+
+def test_equal_classes_are_each_shown_whole() -> None:
+    sampler = BalancedSampler(np.repeat(np.arange(3), 5).astype(np.int64), 4, seed=0)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        assert sorted(sampler, key=lambda key: key.index) == [Key(epoch, index) for index in range(15)]
+
+
+def test_a_repeat_is_augmented_in_another_way_and_what_comes_first_as_ever() -> None:
+    pictures = ArraySplit(np.zeros((2, 8, 8), dtype=np.uint8), np.array([0, 1]), "array")
+
+    def noise(picture: Image.Image) -> torch.Tensor:
+        return torch.rand(4)
+
+    def drawn(key: Key, seed: int | None = 7) -> torch.Tensor:
+        (sample,) = PictureDataset(pictures, noise, seed).__getitems__([key])
+        return sample.image
+
+    first = drawn(Key(3, 1))
+    assert torch.equal(first, drawn(Key(3, 1, repeat=0)))
+    assert torch.equal(drawn(Key(3, 1, repeat=2)), drawn(Key(3, 1, repeat=2)))
+    views = [drawn(Key(3, 1, repeat=repeat)) for repeat in range(4)]
+    assert len({tuple(view.tolist()) for view in views}) == 4
+    # as before there were repeats: a run from then goes on as the same run
+    with kept_generators():
+        seed_generators(derive_seed("augmentation", 7, 3, 1))
+        assert torch.equal(first, torch.rand(4))
+
+
+def test_the_loader_of_balanced_data_draws_small_classes_again(
+    array_data: type[ImageData], preprocessing: Preprocessing
+) -> None:
+    data = array_data((3, 17), batch_size=4, sampler="balanced")
+    data.prepare(preprocessing, Augmentation(), seed=0)
+    loader = data.train_dataloader()
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        targets = [batch.targets.bincount(minlength=2).tolist() for batch in loader]
+        assert targets == [[2, 2]] * 5
+    assert data.batches_per_epoch() == 5

@@ -6,27 +6,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.data.splits import ImageSplit, Labels, NameTable, SplitView, share_of, split_off, subset
+from frostline.data.splits import ImageSplit, Keys, NameTable, SplitView
+from frostline.data.stratify import share_of, split_off, subset
 
 
-class Named:
-    """A split that has names and labels, and nothing to see."""
+class Named(ImageSplit):
+    """A split whose pictures are known by their names, and of which there is nothing to see."""
 
     def __init__(self, names: list[str], labels: list[int]) -> None:
         self._names = names
-        self.labels: Labels = np.array(labels, dtype=np.int64)
+        self.labels = np.array(labels, dtype=np.int64)
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def order_keys(self) -> Keys:
+        return np.array([name.encode() for name in self._names])
 
     def image(self, index: int) -> Image.Image:
         return Image.new("RGB", (1, 1), (index, 0, 0))
 
     def name(self, index: int) -> str:
         return self._names[index]
-
-    def stamp(self, index: int) -> str:
-        return "0"
 
 
 def names_of(split: ImageSplit) -> list[str]:
@@ -101,7 +99,7 @@ def test_share_of_a_class(share: float, total: int, expected: int) -> None:
 
 def test_a_view_passes_on_what_it_shows() -> None:
     view = SplitView(classes_of(3, 3), np.array([4, 1]))
-    assert (len(view), view.labels.tolist(), names_of(view), view.stamp(0)) == (2, [1, 0], ["1/4.jpg", "0/1.jpg"], "0")
+    assert (len(view), view.labels.tolist(), names_of(view)) == (2, [1, 0], ["1/4.jpg", "0/1.jpg"])
     assert view.image(0).getpixel((0, 0)) == (4, 0, 0)
 
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from frostline.reports import ThawPlot, thaw_plot
-from frostline.reports.thaw_plot import _figure, _style
+from frostline.reports.figures import figure_style
+from frostline.reports.thaw_plot import _figure
 
 GROUPS = ("stem", "blocks.0", "blocks.1", "head")
 RATES = (
@@ -39,7 +40,7 @@ def written(folder: Path, plot: ThawPlot, name: str = "thaw") -> tuple[Path, Pat
 
 def pixel_of(plot: ThawPlot, row: int, column: int) -> tuple[int, int]:
     """The middle of a cell in the picture."""
-    with _style():
+    with figure_style():
         figure = _figure(plot)
         axes = figure.axes[0]
         middle = (plot.edges[column] + plot.edges[column + 1]) / 2
@@ -58,7 +59,7 @@ def colors(png: Path, plot: ThawPlot) -> list[list[tuple[int, ...]]]:
 
 @pytest.fixture
 def styled() -> Iterator[None]:
-    with _style():
+    with figure_style():
         yield
 
 
@@ -140,7 +141,7 @@ def test_names_of_phases_overlap_neither_each_other_nor_a_line():
 def test_no_phase_line_has_white_beside_it(tmp_path):
     plot = replace(PLOT, edges=(0, 20, 40), rates=[[1e-3, 1e-3]] * 4, marks=((20, "full"),))
     png, _ = written(tmp_path, plot)
-    with _style():
+    with figure_style():
         figure = _figure(plot)
         x, y = figure.axes[0].transData.transform((20, 1.5))
     with Image.open(png) as picture:

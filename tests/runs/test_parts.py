@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from frostline.config import compose
+from frostline.config import compose, load_config, save_config
 from frostline.errors import ConfigError
-from frostline.runs.parts import Parts, build_parts
+from frostline.runs.parts import Parts, build_parts, class_weights
 
 Build = Callable[..., Parts]
 
@@ -74,3 +75,38 @@ def test_clipping_by_depth_group_without_a_bound_is_refused(parts: Build) -> Non
         parts("freeze.clip=group")
     with pytest.raises(ConfigError, match="bounds norms"):
         parts("freeze.clip=group", "trainer.gradient_clip_val=1", "trainer.gradient_clip_algorithm=value")
+
+
+def test_class_weights_are_those_of_the_training_pictures_that_are_left(parts: Build) -> None:
+    # seven of each class are kept, of classes of 121 to 128
+    for kind in ("balanced", "effective"):
+        weight = parts(f"class_weights={kind}").task.loss.weight
+        torch.testing.assert_close(weight, torch.ones(10))
+    assert parts().task.loss.weight is None
+
+
+def test_the_kind_and_beta_of_class_weights_reach_the_loss_as_they_are_saved(tmp_path: Path) -> None:
+    config = compose("train", ["class_weights=effective", "class_weights_beta=0.5"])
+    expected = class_weights(config, [1, 2])
+    assert expected is not None
+    # (1 - b) / (1 - b^n) is 1 and 2/3
+    torch.testing.assert_close(expected, torch.tensor([1.2, 0.8]))
+    config.folder = str(tmp_path)
+    save_config(config, tmp_path / "config.yaml")
+    saved = load_config(tmp_path / "config.yaml")
+    torch.testing.assert_close(class_weights(saved, [1, 2]), expected)
+    saved.class_weights = "efective"
+    with pytest.raises(ConfigError, match="effective"):
+        class_weights(saved, [1, 2])
+
+
+@pytest.mark.parametrize("beta", ["1", "-0.1", "1.5", "nan"])
+def test_a_beta_out_of_its_range_is_refused(beta: str) -> None:
+    with pytest.raises(ConfigError, match="class_weights_beta"):
+        class_weights(compose("train", ["class_weights=effective", f"class_weights_beta={beta}"]), [1, 2])
+
+
+def test_class_weights_beside_a_balanced_sampler_are_told(parts: Build) -> None:
+    assert any("both even out" in note for note in parts("class_weights=effective", "data.sampler=balanced").notes)
+    assert parts("data.sampler=balanced").notes == ()
+    assert parts("class_weights=effective").notes == ()

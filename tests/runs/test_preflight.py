@@ -198,7 +198,7 @@ def test_a_test_split_that_is_not_scored_is_not_looked_at(prepare: Prepare, tmp_
 
 def test_a_transform_that_fails_is_a_fault_of_the_config(prepare: Prepare) -> None:
     flight = prepare("+augment.transforms=[{_target_: torchvision.transforms.v2.RandomCrop, size: 5000}]")
-    assert "train pictures do not become a batch" in flight.fault(ConfigError)
+    assert "augment.transforms[0] (RandomCrop) fails" in flight.fault(ConfigError)
 
 
 # --- batch norm -------------------------------------------------------------------------------------------------------
@@ -300,7 +300,8 @@ def test_all_faults_are_named_and_the_gravest_decides(prepare: Prepare, tmp_path
     flight = prepare("data.batch_size=1")
     text = flight.fault(ConfigError, free=lambda folder: 0)
     assert text.startswith("3 faults, found before the first step:\n1. With data.batch_size=1")
-    assert f"2. The picture {spoilt[0]}" in text
+    assert "2. A picture of the val split cannot be read:" in text
+    assert f"The picture {spoilt[0]}" in text
     assert "3. The run needs" in text
 
 

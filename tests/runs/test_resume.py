@@ -188,7 +188,7 @@ def test_other_pictures_or_classes_are_refused_and_the_config_is_put_back(
     assert work("train", changed.path) == 2
     said = capfd.readouterr().err
     assert "classes: without ['red=1'], with ['purple']" in said
-    assert "data: other pictures, labels or file sizes" in said
+    assert "data: other pictures, labels or splits" in said
     assert half_done.config.read_bytes() == before
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from frostline.config import compose, hydra_session, load_config
 from frostline.errors import StorageError
@@ -83,6 +83,7 @@ def test_a_larger_grid_trains_only_what_is_missing_until_the_data_changes(job_of
     assert code == 0
     before = rows_of(text)
     assert column(before, "status") == ["done", "done"]
+    assert "Mean ± standard deviation over seed" in text
 
     code, text = run(*job_of, "seed=0,1,2", "data.workers=1", cwd=tmp_path)
     assert code == 0
@@ -333,3 +334,72 @@ def test_the_exit_code_of_a_sweep_names_a_failed_job(tmp_path: Path) -> None:
     done, failed = Job(0, (), RunFolder(tmp_path), 0), Job(1, (), RunFolder(tmp_path), 143)
     assert sweep.exit_code([done]) == 0
     assert sweep.exit_code([done, failed]) == 1
+
+
+FOLDS = ["data=folder", "data.folds=3"]
+
+
+@pytest.fixture
+def tested(monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
+    """Whether a sweep leaves it to its jobs to score the test split; ``own``: what is known of it from the data."""
+
+    def ask(*overrides: str, own: bool | None = False) -> bool:
+        monkeypatch.setattr(sweep, "ask_forked", lambda function, node: own)
+        with hydra_session() as hydra:
+            plain = sweep._plain_overrides(hydra, overrides)
+            settings = hydra.compose_config("train", plain, run_mode=sweep._run_mode())
+            return sweep.untested(hydra, overrides, settings) == []
+
+    return ask
+
+
+def test_a_cross_validation_scores_its_folds_where_they_are_the_test_split(tested: Callable[..., bool]) -> None:
+    own = [*FOLDS, "data.root=pictures"]
+    assert tested(*own, "data.fold=range(3)")
+    assert tested(*own, "data.fold=0,1,2", "seed=0,1", "optimizer.lr=1e-4")
+    # a test split of its own is left alone, and so is one of data that cannot be read
+    assert not tested(*own, "data.fold=range(3)", own=True)
+    assert not tested(*own, "data.fold=range(3)", own=None)
+
+
+@pytest.mark.parametrize(
+    "varied",
+    [
+        ["seed=0,1"],
+        ["data.fold=range(3)", "optimizer.lr=1e-3,1e-4"],
+        ["data.fold=range(3)", "freeze=full,linear_probe"],
+        ["data.fold=range(3)", "data.split_seed=0,1"],
+    ],
+)
+def test_a_sweep_that_can_select_leaves_the_test_split_alone(tested: Callable[..., bool], varied: list[str]) -> None:
+    assert not tested(*FOLDS, "data.root=pictures", *varied)
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "alone"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": {"seed": "0,1"}}, True),
+        ({"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": {"lr": "0,1"}}, False),
+        ({"_target_": "somebodys.Search"}, False),
+    ],
+)
+def test_what_a_sweeper_varies_by_itself_counts(sweeper: dict[str, Any], alone: bool) -> None:
+    settings = OmegaConf.create({"hydra": {"sweeper": sweeper}, "data": {"folds": 3}})
+    assert sweep._is_cross_validation(["data.fold"], settings) is alone
+    settings.data.folds = None
+    assert sweep._is_cross_validation(["data.fold"], settings) is False
+
+
+def test_what_is_said_of_the_test_split_holds(tested: Callable[..., bool]) -> None:
+    # nothing is added, for or against
+    assert tested(*FOLDS, "data.root=pictures", "optimizer.lr=1e-3,1e-4", "test=true")
+    assert tested(*FOLDS, "data.root=pictures", "data.fold=range(3)", "test=false", own=True)
+
+
+def test_whether_a_set_has_a_test_split_of_its_own(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    for root, expected in ((pictures, True), (tmp_path, False)):
+        config = compose("train", ["data=folder", f'data.root="{root}"', "data.folds=3", "data.fold=1"])
+        node = OmegaConf.to_container(config.data, resolve=True)
+        assert isinstance(node, dict)
+        assert sweep.has_own_test_split({**node, "test_fraction": 0.2}) is expected

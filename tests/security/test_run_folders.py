@@ -384,7 +384,7 @@ def test_a_run_does_not_lift_the_limit_on_files(run: Path, tmp_path: Path) -> No
 
 
 def test_values_of_the_wrong_kind_are_no_crash(run: Path) -> None:
-    for key, value in {"pixel_limit": "evil", "batch_size": -1, "size": "x", "fraction": "y"}.items():
+    for key, value in {"pixel_limit": "evil", "batch_size": -1, "size": "x", "on_error": "y"}.items():
         before = (run / "config.yaml").read_bytes()
         spoil(run, lambda config, key=key, value=value: config["data"].update({key: value}))  # type: ignore[misc]
         with pytest.raises(FrostlineError):

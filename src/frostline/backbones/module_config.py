@@ -12,6 +12,7 @@ from frostline.types import Preprocessing
 
 CONFIG = "config.json"
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+_CROP_MODES = ("center", "squash", "border")
 _LARGEST_SIDE = 8192  # pixels
 _LARGEST = 10_000_000  # bytes
 
@@ -77,6 +78,7 @@ def read_module_config(folder: Path) -> ModuleConfig:
                 std=_numbers(told["std"]),
                 interpolation=_text(told["interpolation"]),
                 crop_pct=float(told["crop_pct"]),
+                crop_mode=_text(told.get("crop_mode", "center")),
             ),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as fault:
@@ -101,6 +103,9 @@ def input_faults(told: Preprocessing) -> list[str]:
             told.interpolation in INTERPOLATIONS
         ),
         f"crop_pct={told.crop_pct} is no share of a side": 0.05 <= told.crop_pct <= 4.0,
+        f"crop_mode={told.crop_mode} is unknown. {suggestion(told.crop_mode, _CROP_MODES)}": (
+            told.crop_mode in _CROP_MODES
+        ),
     }
     return [problem for problem, holds in right.items() if not holds]
 

@@ -170,7 +170,7 @@ def _sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> int:
     if any(item.split("=", 1)[0] in ("run", "resume") for item in overrides):
         mend = "Repeat the sweep's own command: it goes on with what is missing."
         raise ConfigError("run= and resume= go on with a single run, without -m", mend=mend)
-    from frostline.runs import sweep
+    from frostline.runs import sweep, sweep_means
     from frostline.runs.tables import print_table
 
     settings = hydra.compose_config(
@@ -183,6 +183,7 @@ def _sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> int:
     header, rows = sweep.table(jobs)
     sweep.write_table(parent, header, rows)
     print_table(header, rows)
+    sweep_means.report_means(parent, jobs)
     failed = [job for job in jobs if job.exit_code]
     for job in failed:
         print(f"failed: job {job.number} ({' '.join(job.overrides)}): {job.failure}", file=sys.stderr)

@@ -37,6 +37,11 @@ EXAMPLES = {
         "frostline train run=outputs/train/RUN resume=true",
     ],
     "inspect": ["frostline inspect freeze=gradual data=folder data.root=pictures"],
+    "audit": [
+        "frostline audit data=folder data.root=pictures backbone=timm backbone.name=resnet50",
+        "frostline audit data=folder data.root=pictures audit.labels=false audit.exclude=bad.txt",
+        "frostline train data=folder data.root=pictures data.exclude=bad.txt",
+    ],
     "evaluate": ["frostline evaluate run=outputs/train/RUN split=val"],
     "predict": ["frostline predict run=outputs/train/RUN images=new_pictures output=labels.csv"],
     "pretrain": [

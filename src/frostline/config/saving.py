@@ -16,7 +16,17 @@ from omegaconf.resolvers import oc
 from frostline.config.schema import register
 from frostline.errors import ConfigError
 
-PATH_KEYS = ("output", "run", "images", "data.root", "root")
+PATH_KEYS = (
+    "output",
+    "run",
+    "images",
+    "data.root",
+    "data.table",
+    "data.exclude",
+    "data.split_file",
+    "audit.exclude",
+    "root",
+)
 PREFIXED_PATH_KEYS = ("backbone.name",)
 MAYBE_PATH_KEYS = ("backbone.weights",)
 _LARGEST = 1_000_000  # bytes
@@ -25,7 +35,7 @@ _LARGEST = 1_000_000  # bytes
 def absolute_paths(config: DictConfig) -> None:
     """Make the paths in ``config`` absolute, in place, against the working directory."""
     for key in PATH_KEYS:
-        _change(config, key, _absolute)
+        _change(config, key, _absolute if key != "data.root" else _absolute_unless_on_hub(config))
     for key in PREFIXED_PATH_KEYS:
         _change(config, key, _absolute_local_dir)
     for key in MAYBE_PATH_KEYS:
@@ -44,6 +54,13 @@ def _change(config: DictConfig, key: str, change: Callable[[str], str]) -> None:
 
 def _absolute(value: str) -> str:
     return os.path.abspath(os.path.expanduser(value))
+
+
+def _absolute_unless_on_hub(config: DictConfig) -> Callable[[str], str]:
+    # ORG/NAME of a data set on the hub looks like a path, and is one only where there is such a folder
+    target = str(OmegaConf.select(config, "data._target_", default=""))
+    on_hub = target.endswith(".HuggingFaceData")
+    return lambda value: value if on_hub and not Path(value).expanduser().exists() else _absolute(value)
 
 
 def _absolute_local_dir(value: str) -> str:

@@ -13,6 +13,7 @@ from frostline import specs
 COMMANDS = {
     "train": "fine-tune, select the best checkpoint, score the test split once, write the run folder",
     "inspect": "the same config, looked at and not trained: data, depth, phases, learning rates, cost, the thaw plot",
+    "audit": "what is wrong with a data set: unreadable, doubled, blank or mislabelled pictures, drift; writes a page",
     "evaluate": "score a split of a finished run again",
     "predict": "label a picture, a folder or a list with a finished run",
     "pretrain": "pre-train a backbone on unlabelled pictures",
@@ -45,6 +46,7 @@ def register() -> None:
     store.store(group="speed", name="schema", node=specs.SpeedSpec)
     store.store(name="train_schema", node=specs.TrainSpec)
     store.store(name="pretrain_schema", node=specs.PretrainSpec)
+    store.store(name="audit_schema", node=specs.AuditSpec)
     store.store(name="evaluate_schema", node=specs.EvaluateSpec)
     store.store(name="predict_schema", node=specs.PredictSpec)
     OmegaConf.register_new_resolver("frostline.weights", weights_folder, replace=True)

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import os
 import re
 import shutil
 import stat
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from frostline.data.cache import cache_folder
 from frostline.data.decoding import FILE_LIMIT
 from frostline.data.listing import SPLIT_FOLDERS, is_hidden
 from frostline.errors import DataError, FrostlineError, StorageError
@@ -61,7 +61,7 @@ def extracted(archive: Path, *, cache: Path | None = None, file_limit: int = FIL
         DataError: the archive is damaged, truncated or encrypted, or a member is refused; the message names both.
         StorageError: the archive cannot be read, or the cache cannot be written or has no room.
     """
-    cache = cache or _default_cache()
+    cache = cache or cache_folder() / "archives"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         folder = cache / _key(archive)
@@ -75,11 +75,6 @@ def extracted(archive: Path, *, cache: Path | None = None, file_limit: int = FIL
             mend="Mend that, or set XDG_CACHE_HOME to another folder.",
         ) from error
     return _content(folder)
-
-
-def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "frostline" / "archives"
 
 
 def _key(archive: Path) -> str:
@@ -235,11 +230,12 @@ class _Extraction:
             self._report_at = time.monotonic() + 2 * _QUIET_SECONDS
 
 
-class _Member(tarfile.TarInfo):
+class TarHeader(tarfile.TarInfo):
     """A tar header that does not end the archive when it is damaged, and cannot fill the memory."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> TarHeader:
+        """See `tarfile.TarInfo.frombuf`."""
         try:
             member = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -258,7 +254,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _read_tar(archive: Path, extraction: _Extraction) -> None:
-    with tarfile.open(archive, "r:*", tarinfo=_Member) as tar:
+    with tarfile.open(archive, "r:*", tarinfo=TarHeader) as tar:
         while (member := tar.next()) is not None:
             # tarfile would keep all of them
             tar.members.clear()  # type: ignore[attr-defined]

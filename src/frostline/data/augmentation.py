@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from timm.data.transforms_factory import create_transform
 from torchvision.transforms import Compose
 
+from frostline.data.foreign import as_step, check_steps, title
+from frostline.data.geometry import RandomPart, Step, evaluation_geometry, rgb_mean
 from frostline.data.mixing import Mixer
-from frostline.data.transforms import ImageTransform, Step, evaluation_geometry, to_input
+from frostline.data.transforms import ImageTransform, evaluation_transform, to_input
 from frostline.errors import ConfigError
 from frostline.types import Preprocessing
 
@@ -18,7 +20,8 @@ class Augmentation:
     """What happens to training pictures. The default changes nothing: training sees what evaluation sees.
 
     The order is crop, flips, ``auto_augment`` or ``color_jitter``, ``transforms``, normalization, erasing; mixup and
-    cutmix act on the batch.
+    cutmix act on the batch. Where pictures are squashed or padded (``data.resize``), a random crop is one of the
+    squashed or padded picture, see `RandomPart`.
 
     Args:
         scale: smallest and largest share of the picture's area in a random crop; None crops as in evaluation.
@@ -30,8 +33,12 @@ class Augmentation:
         erase: probability of filling a random rectangle with noise (https://arxiv.org/abs/1708.04896).
         mixup, cutmix: alpha of each; 0 is off. See `Mixer`.
         mix_probability: the share of batches that are mixed.
-        transforms: more transforms (torchvision v2 or any callable) of the cropped RGB picture; they draw from the
-            global generators, which are seeded for each picture.
+        transforms: more transforms of the cropped RGB picture: torchvision's, albumentations' or any callable. They
+            draw from the global generators, which are seeded for each picture; those of albumentations from generators
+            that are made of them.
+        val_transforms, test_transforms: likewise for the pictures of that split, such as a blur, to measure what a
+            model bears. What is random in them is the same each time a picture is evaluated. They belong to the scores
+            of a run, also to those that select its checkpoint: ``predict`` and exported models know nothing of them.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -51,6 +58,8 @@ class Augmentation:
         cutmix: float = 0.0,
         mix_probability: float = 1.0,
         transforms: Sequence[Step] = (),
+        val_transforms: Sequence[Step] = (),
+        test_transforms: Sequence[Step] = (),
     ) -> None:
         chances = {"hflip": hflip, "vflip": vflip, "erase": erase, "mix_probability": mix_probability}
         for name, value in chances.items():
@@ -64,7 +73,8 @@ class Augmentation:
         self.hflip, self.vflip, self.color_jitter = hflip, vflip, color_jitter
         self.auto_augment, self.erase = auto_augment, erase
         self.mixup, self.cutmix, self.mix_probability = mixup, cutmix, mix_probability
-        self.transforms = tuple(transforms)
+        named = {"transforms": transforms, "val_transforms": val_transforms, "test_transforms": test_transforms}
+        self._steps = {key: [as_step(one) for one in given] for key, given in named.items()}
         if auto_augment is not None:
             self._check_policy(auto_augment)
 
@@ -72,7 +82,16 @@ class Augmentation:
     def deterministic(self) -> bool:
         """Whether a picture gives the same input in each epoch (mixup and cutmix, which act on batches, aside)."""
         changes = (self.scale, self.hflip, self.vflip, self.color_jitter, self.auto_augment, self.erase)
-        return not any(changes) and not self.transforms
+        return not any(changes) and not self._steps["transforms"]
+
+    def notes(self, splits: Sequence[str] = ("val", "test")) -> list[str]:
+        """A sentence on each of ``splits`` whose pictures are changed before a model is scored on them."""
+        return [
+            f"augment.{split}_transforms changes each picture of the {split} split before it is scored: "
+            f"{', '.join(map(title, steps))}"
+            for split in splits
+            if (steps := self._steps.get(f"{split}_transforms"))
+        ]
 
     def train_transform(self, preprocessing: Preprocessing) -> ImageTransform:
         """The transform of a training picture; random choices come from the global generators.
@@ -82,7 +101,44 @@ class Augmentation:
 
         Returns:
             A function of an ``RGB`` picture that gives ``[C, H, W]`` float32, normalized.
+
+        Raises:
+            ConfigError: one of ``transforms`` refuses a picture, or gives something that is no input.
         """
+        return self._train_transform(preprocessing, self._own_steps("transforms", preprocessing))
+
+    def evaluation_transform(self, preprocessing: Preprocessing, split: str) -> tuple[ImageTransform, bool]:
+        """The transform of a picture that is evaluated, and whether random choices come from the global generators.
+
+        Args:
+            preprocessing: what the backbone was pre-trained with, at the size of this run.
+            split: ``train``, ``val`` or ``test``.
+
+        Raises:
+            ConfigError: one of the split's transforms refuses a picture, or gives something that is no input.
+        """
+        key = f"{split}_transforms"
+        steps = self._own_steps(key, preprocessing) if key in self._steps else []
+        return evaluation_transform(preprocessing, steps), bool(steps)
+
+    def mixer(self, num_classes: int) -> Mixer | None:
+        """What mixes the pictures of a batch; None where mixup and cutmix are off."""
+        if self.mixup == 0 and self.cutmix == 0:
+            return None
+        return Mixer(num_classes, mixup=self.mixup, cutmix=self.cutmix, probability=self.mix_probability)
+
+    def mixing(self) -> str:
+        """What mixes the pictures of a batch, in words; empty where nothing does."""
+        kinds = {"mixup": self.mixup, "cutmix": self.cutmix}
+        return " or ".join(f"{kind} ({alpha:g})" for kind, alpha in kinds.items() if alpha > 0)
+
+    def _own_steps(self, key: str, preprocessing: Preprocessing) -> list[Step]:
+        steps = self._steps[key]
+        if steps:
+            check_steps(steps, f"augment.{key}", preprocessing)
+        return steps
+
+    def _train_transform(self, preprocessing: Preprocessing, own: Sequence[Step]) -> ImageTransform:
         crop, color, final = create_transform(
             preprocessing.size,
             is_training=True,
@@ -93,8 +149,7 @@ class Augmentation:
             color_jitter=self.color_jitter,
             auto_augment=self.auto_augment,
             interpolation=preprocessing.interpolation,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
+            mean=rgb_mean(preprocessing),  # what a turned picture leaves empty
             re_prob=self.erase,
             re_mode="pixel",
             separate=True,
@@ -102,22 +157,18 @@ class Augmentation:
         geometry = crop.transforms
         if self.scale is None:
             geometry = [*evaluation_geometry(preprocessing), *geometry[1:]]
+        elif preprocessing.crop_mode != "center":
+            geometry = [RandomPart(preprocessing, self.scale, self.ratio), *geometry[1:]]
         erasing = final.transforms[2:]  # after to-tensor and normalize, which are those of evaluation
         # timm's jitter by 0 changes nothing, but takes time
         colors = color.transforms if self.auto_augment or self.color_jitter else []
-        steps = [*geometry, *colors, *self.transforms, *to_input(preprocessing), *erasing]
+        steps = [*geometry, *colors, *own, *to_input(preprocessing), *erasing]
         transform: ImageTransform = Compose(steps)
         return transform
 
-    def mixer(self, num_classes: int) -> Mixer | None:
-        """What mixes the pictures of a batch; None where mixup and cutmix are off."""
-        if self.mixup == 0 and self.cutmix == 0:
-            return None
-        return Mixer(num_classes, mixup=self.mixup, cutmix=self.cutmix, probability=self.mix_probability)
-
     def _check_policy(self, policy: str) -> None:
         try:
-            self.train_transform(Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3))
+            self._train_transform(Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3), ())
         except Exception as error:  # timm asserts, indexes and converts without a word of its own
             raise ConfigError(
                 f"augment.auto_augment='{policy}' is no policy that timm knows.",

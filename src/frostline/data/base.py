@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,12 +13,20 @@ from lightning import LightningDataModule
 
 from frostline.data.augmentation import Augmentation
 from frostline.data.decoding import PIXEL_LIMIT
-from frostline.data.fingerprint import fingerprint
+from frostline.data.division import by_file, check_division, in_folds, in_order, with_derived, without
+from frostline.data.fingerprint import data_record, fingerprint
 from frostline.data.loading import PictureDataset, PictureLoader, make_loader, worker_count
 from frostline.data.resuming import place
-from frostline.data.samplers import EvaluationSampler, Placement, TrainingSampler, leaves_single, training_length
-from frostline.data.splits import ImageSplit, LabelledSet, by_class, share_of, split_off, subset
-from frostline.data.transforms import evaluation_transform
+from frostline.data.samplers import (
+    BalancedSampler,
+    EvaluationSampler,
+    Placement,
+    TrainingSampler,
+    leaves_single,
+    training_length,
+)
+from frostline.data.splits import ImageSplit, LabelledSet
+from frostline.data.stratify import canonical_order, share_of, subset
 from frostline.errors import ConfigError, DataError, suggestion
 from frostline.types import Preprocessing
 
@@ -35,9 +44,18 @@ class ImageData(LightningDataModule):
         val_fraction: the share of each training class that becomes ``val`` where the source has none; 0 for none.
         test_fraction: likewise for ``test``.
         split_seed: of the derived splits.
+        split_file: a ``splits.csv`` of a run, whose division of the same pictures is taken in place of the source's.
+        folds: divide ``train`` and ``val`` into this many folds; see `frostline.data.division.in_folds`.
+        fold: which of them is held out, from 0; None is 0 where there are folds.
+        exclude: a list of names of pictures to leave out, as ``frostline audit`` writes it.
+        strict: what a look at the data finds is an error, not a note.
         labels_per_class: keep this many training pictures of each class; fewer are always among more.
         fraction: keep this share of each training class, at least one picture.
         subset_seed: chooses the pictures that ``labels_per_class`` and ``fraction`` keep; None takes ``split_seed``.
+        sampler: ``shuffle`` shows each training picture once an epoch; ``balanced`` as many of each class, small
+            classes repeated, see `BalancedSampler`.
+        resize: how a picture becomes as high and wide as the input: ``crop`` loses its borders, ``squash`` its
+            proportions, ``pad`` adds borders; None does as the backbone was pre-trained.
         drop_last: leave out a last training batch that is not full. Where it is kept, it is left out only if it would
             hold a single picture, which batch norm cannot train on.
         pixel_limit: width times height above which a picture is refused.
@@ -63,8 +81,17 @@ class ImageData(LightningDataModule):
         "batch_size": 1,
         "size": 1,
         "labels_per_class": 1,
+        "folds": 2,
+        "fold": 0,
         "pixel_limit": 1,
         "workers": 0,
+    }
+
+    _booleans: ClassVar[tuple[str, ...]] = ("drop_last", "strict")
+    _choices: ClassVar[dict[str, tuple[str | None, ...]]] = {
+        "on_error": ("stop", "skip"),
+        "sampler": ("shuffle", "balanced"),
+        "resize": (None, "crop", "squash", "pad"),
     }
 
     batch_size: int = 64
@@ -73,9 +100,16 @@ class ImageData(LightningDataModule):
     val_fraction: float = 0.15
     test_fraction: float = 0.0
     split_seed: int = 0
+    split_file: str | None = None
+    folds: int | None = None
+    fold: int | None = None
+    exclude: str | None = None
+    strict: bool = False
     labels_per_class: int | None = None
     fraction: float = 1.0
     subset_seed: int | None = None
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    resize: Literal["crop", "squash", "pad"] | None = None
     drop_last: bool = False
     pixel_limit: int = PIXEL_LIMIT
     on_error: Literal["stop", "skip"] = "stop"
@@ -106,10 +140,19 @@ class ImageData(LightningDataModule):
         if self.splits:
             return
         found = self.read()
+        notes = list(found.notes)
+        if self.split_file is not None:
+            # what is left out is so after the division, which lists it as well
+            path = Path(self.split_file)
+            found.splits, divided = by_file(in_order(found.splits), found.classes, path)
+            notes += [divided] if divided else []
+        if self.exclude is not None:
+            found.splits, note = without(found.splits, Path(self.exclude))
+            notes.append(note)
         if self.labelled:
             _check_found(found)
-        splits = self._with_derived(found.splits)
-        self.notes = [*found.notes, *(_notes_on(found.classes, splits) if self.labelled else [])]
+        splits = self._divided(found, notes)
+        self.notes = [*notes, *(_notes_on(found.classes, splits) if self.labelled else [])]
         self.classes = found.classes
         self.splits = {**splits, "train": self._kept(splits["train"])}
 
@@ -119,9 +162,14 @@ class ImageData(LightningDataModule):
         return counts
 
     def fingerprint(self) -> str:
-        """SHA-256 over classes, splits, names, labels and file sizes; see `frostline.data.fingerprint`."""
+        """SHA-256 over classes, splits, contents and labels; see `frostline.data.fingerprint`."""
         self.load()
         return fingerprint(self.classes, self.splits)
+
+    def record(self) -> dict[str, Any]:
+        """What a run writes down of its data; see `data_record`."""
+        self.load()
+        return data_record(self.classes, self.splits)
 
     def prepare(self, preprocessing: Preprocessing, augmentation: Augmentation, *, seed: int) -> None:
         """Says how pictures become input, before any loader is made.
@@ -150,13 +198,20 @@ class ImageData(LightningDataModule):
         preprocessing, augmentation, seed = self._prepared
         placement = Placement.current()
         if not train:
-            dataset = PictureDataset(pictures, evaluation_transform(preprocessing))
+            plain, is_random = augmentation.evaluation_transform(preprocessing, split)
+            # what is random is so by content, not by the place in a listing
+            order = canonical_order(pictures) if is_random else None
+            dataset = PictureDataset(pictures, plain, seed if is_random else None, order)
             return self._loader(dataset, EvaluationSampler(len(pictures), placement=placement))
         self._check_training(len(pictures), placement.world_size)
         transform = augmentation.train_transform(preprocessing)
-        dataset = PictureDataset(pictures, transform, None if augmentation.deterministic else seed)
-        sampler = TrainingSampler(
-            len(pictures), self.batch_size, seed=seed, drop_last=self.drop_last, placement=placement
+        order = canonical_order(pictures)
+        dataset = PictureDataset(pictures, transform, None if augmentation.deterministic else seed, order)
+        settings: dict[str, Any] = {"seed": seed, "drop_last": self.drop_last, "placement": placement}
+        sampler = (
+            BalancedSampler(pictures.labels[order], self.batch_size, **settings)
+            if self.sampler == "balanced"
+            else TrainingSampler(len(pictures), self.batch_size, **settings)
         )
         if self.trainer is not None:
             place(sampler, self.trainer.fit_loop)
@@ -205,25 +260,39 @@ class ImageData(LightningDataModule):
             raise DataError(f"The data has no {name} split.", mend=suggestion(name, self.splits, known_as="splits"))
         return self.splits[name]
 
-    def _with_derived(self, splits: dict[str, ImageSplit]) -> dict[str, ImageSplit]:
-        wanted = {"test": self.test_fraction, "val": self.val_fraction}
-        shares = {name: share for name, share in wanted.items() if share > 0 and name not in splits}
-        derived = split_off(splits["train"], shares, seed=self.split_seed) if shares else {}
-        merged = {**splits, **derived}
-        return {name: merged[name] for name in ("train", "val", "test") if name in merged}
+    def _divided(self, found: LabelledSet, notes: list[str]) -> dict[str, ImageSplit]:
+        """The splits of the run before a subset is taken; ``notes`` grows by what there is to say of them."""
+        if self.split_file is not None:
+            splits, how = found.splits, f"data.split_file={self.split_file}"
+        elif self.folds is not None:
+            fold, share = self.fold or 0, self.val_fraction
+            splits = in_folds(
+                found.splits, found.classes, folds=self.folds, fold=fold, val_share=share, seed=self.split_seed
+            )
+            held = "test" if "test" not in found.splits else "val"
+            unused = "; data.test_fraction is not used" if held == "test" and self.test_fraction else ""
+            notes.append(f"Fold {fold} of {self.folds} (from 0) is the {held} split{unused}.")
+            how = f"data.folds={self.folds}"
+        else:
+            shares = {"test": self.test_fraction, "val": self.val_fraction}
+            splits = with_derived(in_order(found.splits), shares, self.split_seed)
+            how = "splitting off val and test"
+        if self.labelled:
+            check_division(found.classes, splits, how)
+        return splits
 
     def _kept(self, train: ImageSplit) -> ImageSplit:
         seed = self.split_seed if self.subset_seed is None else self.subset_seed
         wanted = self.labels_per_class
         if wanted is None:
             return train if self.fraction == 1.0 else subset(train, share_of(self.fraction), seed=seed)
-        for label, positions in enumerate(by_class(train)):
-            if len(positions) < wanted:
-                raise DataError(
-                    f"The class '{self.classes[label]}' has {len(positions)} training pictures, fewer than "
-                    f"data.labels_per_class={wanted}.",
-                    mend=f"Set data.labels_per_class to {len(positions)} or less.",
-                )
+        counts = np.bincount(train.labels, minlength=len(self.classes))
+        if counts.min() < wanted:
+            raise DataError(
+                f"The class '{self.classes[int(counts.argmin())]}' has {counts.min()} training pictures, fewer than "
+                f"data.labels_per_class={wanted}.",
+                mend=f"Set data.labels_per_class to {counts.min()} or less.",
+            )
         return subset(train, lambda _: wanted, seed=seed)
 
     def _check_training(self, length: int, world_size: int) -> None:
@@ -242,15 +311,43 @@ class ImageData(LightningDataModule):
             note = "The last training batch would hold a single picture; another one is left out in each epoch."
             self.notes += [note] if note not in self.notes else []
 
+    def _check_folds(self) -> None:
+        if self.fold is not None and self.folds is None:
+            raise ConfigError(f"data.fold={self.fold} of how many?", mend="Set data.folds=5 as well.")
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
+            raise ConfigError(
+                f"data.fold={self.fold}, but with data.folds={self.folds} they are counted from 0 to {self.folds - 1}.",
+                mend="All of them: -m 'data.fold=range(" + str(self.folds) + ")'.",
+            )
+        if self.folds is not None and self.split_file is not None:
+            raise ConfigError("data.folds and data.split_file are both set.", mend="Set one of them.")
+
+    def _check_kinds(self) -> None:
+        for name in self._booleans:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"data.{name} is {getattr(self, name)!r}.", mend="Give true or false.")
+        for name in ("val_fraction", "test_fraction", "fraction"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"data.{name} is {value!r}.", mend="Give a number from 0 to 1.")
+        for name in ("split_file", "exclude"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"data.{name} is {getattr(self, name)!r}.", mend="Give a path, in quotes.")
+
     def _check_arguments(self) -> None:
+        self._check_kinds()
         for name, least in self._at_least.items():
             value = getattr(self, name)
             optional = value is None or (name == "workers" and value == "auto")
-            if not optional and not (isinstance(value, int) and value >= least):
+            if not optional and not (isinstance(value, int) and not isinstance(value, bool) and value >= least):
                 extra = " or 'auto'" if name == "workers" else ""
                 raise ConfigError(f"data.{name} is {value!r}.", mend=f"Give a whole number of at least {least}{extra}.")
-        if self.on_error not in ("stop", "skip"):
-            raise ConfigError(f"data.on_error is {self.on_error!r}.", mend="Give stop or skip.")
+        for name, options in self._choices.items():
+            value = getattr(self, name)
+            if value not in options:
+                given = " or ".join("null" if option is None else option for option in options)
+                raise ConfigError(f"data.{name} is {value!r}.", mend=f"Give {given}.")
+        self._check_folds()
         if not 0.0 < self.fraction <= 1.0:
             raise ConfigError(f"data.fraction is {self.fraction}.", mend="Give a number above 0 and up to 1.")
         if self.fraction != 1.0 and self.labels_per_class is not None:

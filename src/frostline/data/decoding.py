@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import re
 import stat
 import struct
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -34,6 +37,7 @@ SUFFIXES = frozenset(
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _EXIF_FAULTS = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
+_TURNED_ASIDE = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 _BACKGROUND = (255, 255, 255)
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 # these say that the machine or its network fails, not the file: as a damaged file it would be left out of training
@@ -59,25 +63,80 @@ def open_picture(path: str | Path, pixel_limit: int = PIXEL_LIMIT, file_limit: i
         DataError: the file is missing, is no picture, is damaged or truncated, or is larger than a limit.
         StorageError: the machine cannot open any file at the moment, such as when too many are open.
     """
+    with _faults_named(path):
+        _check_file(path, file_limit)
+        return _decoded(path, path, pixel_limit)
+
+
+def decode_picture(content: bytes, name: str, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
+    """As `open_picture`, of an encoded picture in memory.
+
+    Args:
+        content: a file's bytes.
+        name: of the picture, for messages.
+        pixel_limit: see `open_picture`.
+
+    Returns:
+        A loaded ``RGB`` picture.
+
+    Raises:
+        DataError: it is no picture, is damaged or truncated, or is larger than the limit.
+    """
+    with _faults_named(name):
+        return _decoded(io.BytesIO(content), name, pixel_limit)
+
+
+def picture_size(
+    source: Path | bytes, name: str, pixel_limit: int = PIXEL_LIMIT, file_limit: int = FILE_LIMIT
+) -> tuple[int, int]:
+    """Width and height of a picture as its author saw it, from its header; decodes nothing.
+
+    Args:
+        source: a file, or its bytes.
+        name: of the picture, for messages.
+        pixel_limit: see `open_picture`.
+        file_limit: see `open_picture`.
+
+    Raises:
+        FrostlineError: as `open_picture`.
+    """
+    with _faults_named(name):
+        if isinstance(source, Path):
+            _check_file(source, file_limit)
+        with _open_header(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            _check_size(image, name, pixel_limit)
+            try:
+                # a PNG's own getexif decodes all of it, which may be too much
+                turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _TURNED_ASIDE
+            except _EXIF_FAULTS:
+                turned = False
+            return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _decoded(source: str | Path | io.BytesIO, name: str | Path, pixel_limit: int) -> Image.Image:
+    with _open_header(source) as image:
+        _check_size(image, name, pixel_limit)
+        picture = _turned(image)
+    try:
+        return to_rgb(picture)
+    except DataError as error:
+        raise _unreadable(name, error.problem, error.mend) from error
+
+
+@contextlib.contextmanager
+def _faults_named(name: str | Path) -> Iterator[None]:
+    """Turns whatever a decoder raises into an error that names the picture."""
     _mute_pillow()
     try:
-        _check_file(path, file_limit)
-        with _open_header(path) as image:
-            _check_size(image, path, pixel_limit)
-            picture = _turned(image)
+        yield
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"The picture {path} does not exist.", mend="Check the path, or read the data anew.") from None
+        raise DataError(f"The picture {name} does not exist.", mend="Check the path, or read the data anew.") from None
     except Exception as error:  # decoders raise nearly anything on a damaged file
         if isinstance(error, OSError) and error.errno in _PASSING:
-            raise StorageError(f"The picture {path} cannot be opened: {error.strerror}.") from error
-        raise _unreadable(path, str(error) or type(error).__name__) from error
-    try:
-        return to_rgb(picture)
-    except Exception as error:
-        reason, mend = (error.problem, error.mend) if isinstance(error, DataError) else (str(error), None)
-        raise _unreadable(path, reason or type(error).__name__, mend) from error
+            raise StorageError(f"The picture {name} cannot be opened: {error.strerror}.") from error
+        raise _unreadable(name, str(error) or type(error).__name__) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -121,14 +180,14 @@ def _check_file(path: str | Path, file_limit: int) -> None:
         )
 
 
-def _open_header(path: str | Path) -> ImageFile:
+def _open_header(source: str | Path | io.BytesIO) -> ImageFile:
     # Pillow's own limit is a global. It is lifted for the moment in which the header is read, so that the limit of
     # the caller decides, be it larger or smaller; decoding starts after the size was checked.
     with _opening:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(path, formats=_FORMATS)
+            return Image.open(source, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,14 +10,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from frostline.data.base import ImageData
-from frostline.data.splits import ImageSplit, LabelledSet, Labels
+from frostline.data.splits import ImageSplit, Keys, LabelledSet, Labels
 
 
-class ArraySplit:
+class ArraySplit(ImageSplit):
     """Pictures in memory.
 
     Args:
-        pixels: ``[N, H, W]`` uint8 gray values.
+        pixels: ``[N, H, W]`` gray or ``[N, H, W, 3]`` RGB values, uint8.
         labels: ``[N]`` int64 class indices.
         prefix: of the names, which are ``prefix/0000`` and so on.
     """
@@ -28,9 +27,6 @@ class ArraySplit:
         self._prefix = prefix
         self.labels = labels
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def image(self, index: int) -> Image.Image:
         """See `ImageSplit.image`."""
         return Image.fromarray(self._pixels[index]).convert("RGB")
@@ -39,9 +35,22 @@ class ArraySplit:
         """See `ImageSplit.name`."""
         return f"{self._prefix}/{index:04d}"
 
-    def stamp(self, index: int) -> str:
-        """See `ImageSplit.stamp`."""
-        return str(zlib.crc32(self._pixels[index].tobytes()))
+    def content(self, index: int) -> bytes:
+        """The picture's shape and its pixels."""
+        pixels = self._pixels[index]
+        stored: bytes = repr(pixels.shape).encode() + pixels.tobytes()
+        return stored
+
+
+class DigitsSplit(ArraySplit):
+    """The digits of scikit-learn, which never change: a picture's number says what it is.
+
+    The weights that Frostline ships were pre-trained on ``train`` as this order divides it.
+    """
+
+    def order_keys(self) -> Keys:
+        """The names."""
+        return np.array([self.name(index).encode() for index in range(len(self))])
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -64,5 +73,5 @@ class DigitsData(ImageData):
 
         found = load_digits()
         pixels = np.rint(found.images * (255.0 / 16.0)).astype(np.uint8)
-        everything: ImageSplit = ArraySplit(pixels, found.target.astype(np.int64), "digits")
+        everything: ImageSplit = DigitsSplit(pixels, found.target.astype(np.int64), "digits")
         return LabelledSet(tuple(str(name) for name in found.target_names), {"train": everything})

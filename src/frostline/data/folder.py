@@ -7,57 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, SUFFIXES, open_picture
-from frostline.data.files import FileData
+from frostline.data.classes import class_order
+from frostline.data.decoding import SUFFIXES
+from frostline.data.files import FileData, FileSplit
 from frostline.data.listing import SPLIT_FOLDERS, find_pictures, is_hidden, list_folder
-from frostline.data.splits import LabelledSet, Labels, NameTable
+from frostline.data.splits import LabelledSet
 from frostline.errors import DataError, suggestion
-
-
-class FolderSplit:
-    """Picture files with labels.
-
-    Args:
-        root: the data set's folder.
-        names: N paths relative to ``root``, with forward slashes.
-        labels: ``[N]`` class indices.
-        pixel_limit, file_limit: see `open_picture`.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        names: Sequence[str],
-        labels: Sequence[int],
-        pixel_limit: int = PIXEL_LIMIT,
-        file_limit: int = FILE_LIMIT,
-    ) -> None:
-        self._root = root
-        self._names = NameTable(names)
-        self._limits = pixel_limit, file_limit
-        self.labels: Labels = np.array(labels, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def image(self, index: int) -> Image.Image:
-        """See `ImageSplit.image`."""
-        return open_picture(self._root / self._names[index], *self._limits)
-
-    def name(self, index: int) -> str:
-        """See `ImageSplit.name`."""
-        return self._names[index]
-
-    def stamp(self, index: int) -> str:
-        """The size of the file in bytes."""
-        path = self._root / self._names[index]
-        try:
-            return str(path.stat().st_size)
-        except OSError as error:
-            raise DataError(f"The picture {path} cannot be read: {error.strerror}.") from error
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -66,7 +21,8 @@ class FolderData(FileData):
 
     ``valid/`` and ``validation/`` are taken as ``val/``. What is missing is split off from ``train`` as
     ``val_fraction`` and ``test_fraction`` say. A root that holds the class folders directly is all ``train`` at first.
-    The classes are those of ``train``, sorted by name; pictures may lie at any depth below their class folder.
+    The classes are those of ``train``, in the order of `class_order`; pictures may lie at any depth below their class
+    folder.
     """
 
     def read(self) -> LabelledSet:
@@ -89,10 +45,10 @@ class FolderData(FileData):
         splits = {split: self._labelled(root, classes, pictures) for split, pictures in found.items()}
         return LabelledSet(classes, {**splits}, notes)
 
-    def _labelled(self, root: Path, classes: Sequence[str], pictures: dict[str, list[str]]) -> FolderSplit:
+    def _labelled(self, root: Path, classes: Sequence[str], pictures: dict[str, list[str]]) -> FileSplit:
         names = [name for label in classes for name in pictures.get(label, [])]
         labels = [index for index, label in enumerate(classes) for _ in pictures.get(label, [])]
-        return FolderSplit(root, names, labels, self.pixel_limit, self.file_limit)
+        return FileSplit(root, names, labels, self.pixel_limit, self.file_limit)
 
 
 def _split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
@@ -147,7 +103,7 @@ def _classes(train: dict[str, list[str]], folder: Path) -> tuple[str, ...]:
                 f"The class '{label}' has no pictures in {folder}.",
                 mend=f"Add pictures ({', '.join(sorted(SUFFIXES))}), or remove the folder.",
             )
-    return tuple(sorted(train))
+    return class_order(train)
 
 
 def _check_known(split: str, found: dict[str, list[str]], classes: Sequence[str], folders: dict[str, Path]) -> None:

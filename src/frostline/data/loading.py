@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from frostline import signals
 from frostline.data.randomness import derive_seed, kept_generators, seed_generators
 from frostline.data.samplers import Key
-from frostline.data.splits import ImageSplit
+from frostline.data.splits import ImageSplit, Labels
 from frostline.data.transforms import ImageTransform
 from frostline.errors import DataError, FrostlineError
 from frostline.types import Batch
@@ -58,13 +58,21 @@ class PictureDataset(Dataset[Sample | Unreadable]):
     Args:
         split: the pictures.
         transform: from a picture to a tensor.
-        seed: where given, the transform draws from generators that are seeded by (seed, epoch, index).
+        seed: where given, the transform draws from generators that are seeded by (seed, epoch, index, repeat).
+        order: ``[N]`` int64: the position in ``split`` of each index that a sampler asks for; None is as they lie.
     """
 
-    def __init__(self, split: ImageSplit, transform: ImageTransform, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        split: ImageSplit,
+        transform: ImageTransform,
+        seed: int | None = None,
+        order: Labels | None = None,
+    ) -> None:
         self._split = split
         self._transform = transform
         self._seed = seed
+        self._order = order
 
     def __len__(self) -> int:
         return len(self._split)
@@ -79,14 +87,17 @@ class PictureDataset(Dataset[Sample | Unreadable]):
             return [self._sample(key if isinstance(key, Key) else Key(0, key)) for key in keys]
 
     def _sample(self, key: Key) -> Sample | Unreadable:
+        position = key.index if self._order is None else int(self._order[key.index])
         try:
-            picture = self._split.image(key.index)
+            picture = self._split.image(position)
         except FrostlineError as error:
             # a copy has no traceback, which would keep the file and the frames that read it
-            return Unreadable(self._split.name(key.index), copy.copy(error))
+            return Unreadable(self._split.name(position), copy.copy(error))
         if self._seed is not None:
-            seed_generators(derive_seed("augmentation", self._seed, key.epoch, key.index))
-        return Sample(self._transform(picture), int(self._split.labels[key.index]), key.index, key.valid)
+            # a first view has the seed that it would have without repeats
+            repeat = (key.repeat,) if key.repeat else ()
+            seed_generators(derive_seed("augmentation", self._seed, key.epoch, key.index, *repeat))
+        return Sample(self._transform(picture), int(self._split.labels[position]), position, key.valid)
 
 
 def collate(samples: list[Sample | Unreadable]) -> Delivery:

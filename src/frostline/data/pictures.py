@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from frostline.data.files import FileData
-from frostline.data.folder import FolderSplit, skipped_note
+from frostline.data.files import FileData, FileSplit
+from frostline.data.folder import skipped_note
 from frostline.data.listing import find_pictures
 from frostline.data.splits import LabelledSet
 from frostline.errors import DataError
@@ -30,5 +30,5 @@ class PicturesData(FileData):
         names, skipped = find_pictures(root)
         if not names:
             raise DataError(f"{root} has no pictures.", mend="Name a folder with .jpg, .png or other pictures.")
-        split = FolderSplit(root, names, [0] * len(names), self.pixel_limit, self.file_limit)
+        split = FileSplit(root, names, [0] * len(names), self.pixel_limit, self.file_limit)
         return LabelledSet(("unlabelled",), {"train": split}, [skipped_note(skipped)] if skipped else [])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch.distributed
 from torch.utils.data import Sampler
 
@@ -22,11 +23,13 @@ class Key:
         epoch: the epoch that a random augmentation belongs to.
         index: position in the split.
         valid: False for a picture that only evens out the ranks.
+        repeat: how often the epoch has the picture already; another repeat is augmented in another way.
     """
 
     epoch: int
     index: int
     valid: bool = True
+    repeat: int = 0
 
 
 class Placement(NamedTuple):
@@ -64,6 +67,8 @@ def leaves_single(length: int, batch_size: int, *, world_size: int) -> bool:
 
 
 ALONE = Placement()
+
+Positions = npt.NDArray[np.int64]
 
 
 class TrainingSampler(Sampler[Key]):
@@ -103,13 +108,83 @@ class TrainingSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         epoch = self._epoch
-        order = np.random.default_rng(derive_seed("order", self._seed, epoch)).permutation(self._length)
         rank, world_size = self._placement
-        mine = np.resize(order, max(len(order), world_size * self._per_rank))[rank::world_size][: self._per_rank]
+        indices, repeats = (
+            found[rank::world_size][: self._per_rank] for found in self._order(epoch, world_size * self._per_rank)
+        )
         resumed, batch = self._resume
         start = batch * self._batch_size if resumed == epoch else 0
         self._resume = (-1, 0)
-        return (Key(epoch, int(index)) for index in mine[start:])
+        return (
+            Key(epoch, int(index), repeat=int(repeat))
+            for index, repeat in zip(indices[start:], repeats[start:], strict=True)
+        )
+
+    def _order(self, epoch: int, count: int) -> tuple[Positions, Positions]:
+        """At least the first ``count`` positions of an epoch, of all ranks together, and the `Key.repeat` of each."""
+        order = np.random.default_rng(derive_seed("order", self._seed, epoch)).permutation(self._length)
+        order = np.resize(order, max(len(order), count))
+        return order, np.zeros_like(order)
+
+
+class BalancedSampler(TrainingSampler):
+    """Equally many pictures of each class, in an epoch and in any part of it.
+
+    An epoch is as long as without balancing. It goes through the classes in rounds, each in a new order, so that at
+    any point, and in each batch of all ranks together, no class is more than one picture ahead of another, or two
+    within a batch. Which classes get one picture more, where an epoch does not divide by their number, goes around
+    from epoch to epoch.
+
+    A class walks through its pictures in an order of its own, around and around, and each epoch takes up where the
+    one before ended. So an epoch has every picture of a class n or n + 1 times, a large class shows another part in
+    each epoch until all was seen, and over any number of epochs no picture of a class is more than one ahead of
+    another. Within an epoch the pictures of a class are shuffled. All of it is a function of (seed, epoch). It counts
+    whole epochs: what is left out of one, because a last batch is dropped, has its next turn like all others.
+
+    Args:
+        labels: ``[N]`` int64 class indices of the split; a class without pictures is never asked for.
+        batch_size, seed, drop_last, placement: as for `TrainingSampler`.
+    """
+
+    def __init__(
+        self, labels: Positions, batch_size: int, *, seed: int, drop_last: bool = False, placement: Placement = ALONE
+    ) -> None:
+        super().__init__(len(labels), batch_size, seed=seed, drop_last=drop_last, placement=placement)
+        generator = np.random.default_rng(derive_seed("balance", seed))
+        # the pictures of each class in the order of its walk; the classes as their turns for one picture more come
+        walks = [generator.permutation(positions) for positions in _grouped(labels) if len(positions)]
+        self._walks = [walks[turn] for turn in generator.permutation(len(walks))]
+
+    def _order(self, epoch: int, count: int) -> tuple[Positions, Positions]:
+        generator = np.random.default_rng(derive_seed("order", self._seed, epoch))
+        classes = len(self._walks)
+        rounds, more = divmod(self._length, classes)
+        whose = self._whose(generator, epoch, max(count, self._length))
+        indices, repeats = np.empty_like(whose), np.empty_like(whose)
+        for place, (walk, slots) in enumerate(zip(self._walks, _grouped(whose, classes), strict=True)):
+            # of the epochs before: the rounds, and the turns that came around to this class
+            begun = epoch * rounds + -(-(epoch * more - place) // classes)
+            steps = np.arange(len(slots))
+            # what evens out the ranks stays at the end, so that what comes before is the same with any number of them
+            own = int(np.searchsorted(slots, self._length))
+            steps[:own] = generator.permutation(own)
+            indices[slots] = walk[(begun + steps) % len(walk)]
+            repeats[slots] = steps // len(walk)
+        return indices, repeats
+
+    def _whose(self, generator: np.random.Generator, epoch: int, count: int) -> Positions:
+        """``[count]`` positions in ``_walks``: full rounds, each in random order, then the turns that come next."""
+        classes = len(self._walks)
+        rounds, more = divmod(self._length, classes)
+        mixed = generator.random((rounds, classes)).argsort(axis=1).ravel()
+        rest = (epoch * more + np.arange(count - len(mixed))) % classes
+        return np.concatenate([mixed, rest])
+
+
+def _grouped(labels: Positions, classes: int = 0) -> list[Positions]:
+    """The positions of each label from 0 to the largest, or to ``classes - 1``, in order."""
+    counts = np.bincount(labels, minlength=classes)
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
 
 
 class EvaluationSampler(Sampler[Key]):

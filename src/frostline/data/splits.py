@@ -1,46 +1,90 @@
-"""Splits of a data set, and how one is derived from another: stratified, seeded, and deaf to listing order."""
+"""The pictures of a split, and views of it."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from frostline.data.digests import Digests, digests_of
+
 Labels = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.bytes_]
 
 
-class ImageSplit(Protocol):
-    """The labelled pictures of one split; a picture is decoded when it is asked for."""
+class ImageSplit(ABC):
+    """The labelled pictures of one split; a picture is decoded when it is asked for.
 
-    @property
-    def labels(self) -> Labels:
-        """``[N]`` int64 class indices."""
-        ...
+    A subclass sets `labels` and implements `image` and `name`. The other methods say more of pictures that lie in
+    files: with them, digests are taken from the files and kept, and the audit sees how the pictures are stored.
 
-    def __len__(self) -> int: ...
+    Attributes:
+        encoded: whether `content` is a picture file as it is stored, and not pixels.
+        labels: ``[N]`` int64 class indices.
+        groups: ``[N]`` int64 numbers, equal for pictures that belong together, such as those of one patient, over all
+            splits of the data set; None where nothing is known.
+    """
 
+    encoded: bool = False
+    labels: Labels
+    groups: Labels | None = None
+    _digests: Digests | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
     def image(self, index: int) -> Image.Image:
         """The picture in ``RGB``, turned as its EXIF says.
 
         Raises:
             DataError: it cannot be read; the message names it.
         """
-        ...
 
+    @abstractmethod
     def name(self, index: int) -> str:
         """What identifies the picture in the data set: its path relative to the root, or such as ``digits/0123``."""
-        ...
 
-    def stamp(self, index: int) -> str:
-        """What changes when the picture's content does and is cheap to get, such as the size of its file."""
-        ...
+    def content(self, index: int) -> bytes:
+        """The picture as it is stored: its encoded file; where there is none, its size and its pixels.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        picture = self.image(index)
+        return struct.pack(">II", *picture.size) + picture.mode.encode() + picture.tobytes()
+
+    def stamp(self, index: int) -> str | None:
+        """What changes when the content does and is cheap to get: path, size and times of a file.
+
+        None where nothing is cheap, or the file is not there: the content is then read whenever it matters.
+        """
+        return None
+
+    def path(self, index: int) -> Path | None:
+        """The picture's own file; None where it has none."""
+        return None
+
+    def digests(self) -> Digests:
+        """``[N]`` BLAKE2b-128 of `content` in hexadecimal, as ``S32``; read once, see `frostline.data.digests`."""
+        if self._digests is None:
+            self._digests = digests_of(self)
+        return self._digests
+
+    def _is_read(self) -> bool:
+        """Whether the digests are at hand."""
+        return self._digests is not None
+
+    def order_keys(self) -> Keys:
+        """``[N]`` byte strings that splits and the order of training are a function of: what the pictures are."""
+        return self.digests()
 
 
 @dataclass
@@ -58,7 +102,7 @@ class LabelledSet:
     notes: list[str] = field(default_factory=list)
 
 
-class SplitView:
+class SplitView(ImageSplit):
     """Some pictures of another split.
 
     Args:
@@ -66,13 +110,17 @@ class SplitView:
         positions: ``[N]`` int64 indices into ``source``.
     """
 
-    def __init__(self, source: ImageSplit, positions: Labels) -> None:
-        self._source = source
-        self._positions = positions
-        self.labels: Labels = source.labels[positions]
+    _source: ImageSplit
+    _positions: Labels
 
-    def __len__(self) -> int:
-        return len(self._positions)
+    def __init__(self, source: ImageSplit, positions: Labels) -> None:
+        if isinstance(source, SplitView):
+            positions = source._positions[positions]
+            source = source._source
+        self._source, self._positions = source, positions
+        self.encoded = source.encoded
+        self.labels = source.labels[positions]
+        self.groups = None if source.groups is None else source.groups[positions]
 
     def image(self, index: int) -> Image.Image:
         """See `ImageSplit.image`."""
@@ -82,9 +130,88 @@ class SplitView:
         """See `ImageSplit.name`."""
         return self._source.name(int(self._positions[index]))
 
-    def stamp(self, index: int) -> str:
+    def content(self, index: int) -> bytes:
+        """See `ImageSplit.content`."""
+        return self._source.content(int(self._positions[index]))
+
+    def stamp(self, index: int) -> str | None:
         """See `ImageSplit.stamp`."""
         return self._source.stamp(int(self._positions[index]))
+
+    def path(self, index: int) -> Path | None:
+        """See `ImageSplit.path`."""
+        return self._source.path(int(self._positions[index]))
+
+    def digests(self) -> Digests:
+        """See `ImageSplit.digests`."""
+        if not self._source._is_read() and len(self._positions) < len(self._source) // 2:
+            return super().digests()  # the rest need not be read for these
+        return self._source.digests()[self._positions]
+
+    def _is_read(self) -> bool:
+        return self._digests is not None or self._source._is_read()
+
+    def order_keys(self) -> Keys:
+        """See `ImageSplit.order_keys`."""
+        if type(self._source).order_keys is ImageSplit.order_keys:
+            return self.digests()
+        return self._source.order_keys()[self._positions]
+
+
+class Joined(ImageSplit):
+    """The pictures of several splits, one after the other.
+
+    Args:
+        parts: the splits; either all of them have groups or none.
+    """
+
+    def __init__(self, parts: Sequence[ImageSplit]) -> None:
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.encoded = all(part.encoded for part in parts)
+        self.labels = np.concatenate([part.labels for part in parts])
+        groups = [part.groups for part in parts if part.groups is not None]
+        self.groups = np.concatenate(groups) if len(groups) == len(self._parts) else None
+
+    def _at(self, index: int) -> tuple[ImageSplit, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._parts[number], index - int(self._starts[number])
+
+    def image(self, index: int) -> Image.Image:
+        """See `ImageSplit.image`."""
+        part, place = self._at(index)
+        return part.image(place)
+
+    def name(self, index: int) -> str:
+        """See `ImageSplit.name`."""
+        part, place = self._at(index)
+        return part.name(place)
+
+    def content(self, index: int) -> bytes:
+        """See `ImageSplit.content`."""
+        part, place = self._at(index)
+        return part.content(place)
+
+    def stamp(self, index: int) -> str | None:
+        """See `ImageSplit.stamp`."""
+        part, place = self._at(index)
+        return part.stamp(place)
+
+    def path(self, index: int) -> Path | None:
+        """See `ImageSplit.path`."""
+        part, place = self._at(index)
+        return part.path(place)
+
+    def digests(self) -> Digests:
+        """See `ImageSplit.digests`."""
+        return np.concatenate([part.digests() for part in self._parts])
+
+    def _is_read(self) -> bool:
+        return all(part._is_read() for part in self._parts)
+
+    def order_keys(self) -> Keys:
+        """See `ImageSplit.order_keys`."""
+        return np.concatenate([part.order_keys() for part in self._parts])
 
 
 class NameTable(Sequence[str]):
@@ -93,7 +220,19 @@ class NameTable(Sequence[str]):
     def __init__(self, names: Sequence[str]) -> None:
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
         self._ends = np.cumsum([0, *(len(name) for name in encoded)], dtype=np.int64)
-        self._text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._text: npt.NDArray[np.uint8] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    @classmethod
+    def of_text(cls, ends: npt.NDArray[Any], text: npt.NDArray[np.uint8]) -> NameTable:
+        """A table over what is in memory already.
+
+        Args:
+            ends: ``[N + 1]`` integers: where each name starts in ``text``, and where the last one ends.
+            text: the names in UTF-8, one after the other.
+        """
+        table = cls.__new__(cls)
+        table._ends, table._text = ends, text
+        return table
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -105,64 +244,8 @@ class NameTable(Sequence[str]):
         return self._text[start:end].tobytes().decode("utf-8", "surrogateescape")
 
 
-def hash_order(split: ImageSplit, positions: Labels, *, seed: int, purpose: str) -> Labels:
-    """``positions`` in an order that depends on (seed, purpose, picture name) alone."""
-
-    def digest(position: np.int64) -> bytes:
-        # one picture has one name on file systems that compose letters and on those that do not
-        name = unicodedata.normalize("NFC", split.name(int(position)))
-        text = f"{purpose}:{seed}:{name}".encode("utf-8", "surrogateescape")
-        return hashlib.blake2b(text, digest_size=16).digest()
-
-    return np.array(sorted(positions, key=digest), dtype=np.int64)
-
-
-def split_off(source: ImageSplit, shares: Mapping[str, float], *, seed: int) -> dict[str, ImageSplit]:
-    """Derives splits from ``source``, class by class.
-
-    Of a class of n pictures each split gets ``n * share``, rounded to the nearest and at least one, as long as one
-    remains for ``train``.
-
-    Args:
-        source: the pictures to distribute.
-        shares: share (0..1) per split, in the order in which they choose.
-        seed: equal seeds give equal splits.
-
-    Returns:
-        A view per name in ``shares``, and the rest as ``train``.
-    """
-    chosen: dict[str, list[Labels]] = {"train": [], **{name: [] for name in shares}}
-    for positions in by_class(source):
-        order = hash_order(source, positions, seed=seed, purpose="split")
-        total = len(order)
-        for name, share in shares.items():
-            count = max(0, min(_rounded(total * share), len(order) - 1))
-            chosen[name].append(order[:count])
-            order = order[count:]
-        chosen["train"].append(order)
-    return {name: SplitView(source, np.sort(np.concatenate(parts))) for name, parts in chosen.items()}
-
-
-def subset(source: ImageSplit, count: Callable[[int], int], *, seed: int) -> ImageSplit:
-    """Keeps ``count(n)`` of the n pictures of each class; with one seed, fewer are always among more."""
-    kept = [
-        hash_order(source, positions, seed=seed, purpose="subset")[: count(len(positions))]
-        for positions in by_class(source)
-    ]
-    return SplitView(source, np.sort(np.concatenate(kept)))
-
-
-def share_of(share: float) -> Callable[[int], int]:
-    """For `subset`: the nearest number to ``share`` of a class, at least one."""
-    return lambda total: min(total, _rounded(total * share))
-
-
-def by_class(split: ImageSplit) -> Iterator[Labels]:
+def by_class(labels: Labels) -> list[Labels]:
     """The positions of each class that occurs, in order of class index."""
-    labels = np.asarray(split.labels)
-    for label in np.unique(labels):
-        yield np.flatnonzero(labels == label)
-
-
-def _rounded(value: float) -> int:
-    return max(1, math.floor(value + 0.5))
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
+    return list(np.split(order, starts)) if len(labels) else []

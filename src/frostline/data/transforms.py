@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from PIL import Image
-from timm.data.transforms_factory import create_transform
 from torch import Tensor, tensor
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from frostline.data.geometry import Step, evaluation_geometry
 from frostline.errors import ConfigError
 from frostline.types import Preprocessing
 
 ImageTransform = Callable[[Image.Image], Tensor]
 """Takes an ``RGB`` picture, gives a normalized ``[C, H, W]`` float32 tensor."""
 
-Step = Callable[[Any], Any]
 
-
-def evaluation_transform(preprocessing: Preprocessing) -> ImageTransform:
+def evaluation_transform(preprocessing: Preprocessing, more: Sequence[Step] = ()) -> ImageTransform:
     """Resize so that the crop keeps ``crop_pct`` of it, crop, scale to 0..1, normalize: equal to timm's own.
 
     Args:
         preprocessing: what the backbone was pre-trained with, at the size of this run.
+        more: steps after resize and crop, from ``RGB`` picture to picture.
 
     Returns:
         A function of a picture that gives ``[C, H, W]`` float32.
     """
-    transform: ImageTransform = transforms.Compose([*evaluation_geometry(preprocessing), *to_input(preprocessing)])
+    transform: ImageTransform = transforms.Compose(
+        [*evaluation_geometry(preprocessing), *more, *to_input(preprocessing)]
+    )
     return transform
-
-
-def evaluation_geometry(preprocessing: Preprocessing) -> list[Step]:
-    """The part of `evaluation_transform` that works on the picture: resize and crop, as ``crop_mode`` says."""
-    steps = create_transform(
-        preprocessing.size,
-        is_training=False,
-        interpolation=preprocessing.interpolation,
-        crop_pct=preprocessing.crop_pct,
-        crop_mode=preprocessing.crop_mode,
-        mean=preprocessing.mean,  # the color of a border
-        normalize=False,
-    ).transforms
-    return list(steps[:-1])  # the last one makes a tensor
 
 
 def to_input(preprocessing: Preprocessing) -> list[Step]:

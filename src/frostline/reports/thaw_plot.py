@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,26 +20,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatterSciNotati
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
+from frostline.reports.figures import DPI, INK, figure_style, write_png
 from frostline.reports.labels import LABEL_ROWS, fitted, placed_labels, text_width
 from frostline.writing import write_text
 
 # light is slow, dark is fast, and white, lighter than all, is frozen
 _COLORS = "viridis_r"
 _LOG_FROM = 30.0
-_STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans", "sans-serif"],
-    "font.size": 8.0,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.labelsize": 7.0,
-    "ytick.labelsize": 7.0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "frostline",
-    "text.usetex": False,
-}
-_INK = "0.15"
-_DPI = 200
 # inches
 _WIDTH = 7.2
 _ROW = 0.17
@@ -92,34 +76,18 @@ def thaw_plot(path_png: Path, path_svg: Path, plot: ThawPlot) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    with _style():
+    with figure_style():
         figure = _figure(plot)
-        _write_png(path_png, figure)
+        write_png(path_png, figure)
         text = io.StringIO()
-        figure.savefig(text, format="svg", dpi=_DPI, metadata={"Date": None, "Creator": "frostline"})
+        figure.savefig(text, format="svg", dpi=DPI, metadata={"Date": None, "Creator": "frostline"})
         write_text(path_svg, text.getvalue())
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our style alone: neither a matplotlibrc nor what this process drew before shows, and nothing is left behind."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
-
-
-def _write_png(path: Path, figure: Figure) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": "frostline"})
-    os.replace(part, path)
 
 
 def _figure(plot: ThawPlot) -> Figure:
     body = min(max(_ROW * len(plot.groups), 1.0), 5.6)
     names = [_shortened(name) for name in plot.groups]
-    figure = Figure(figsize=(_WIDTH, _BOTTOM + body + _ABOVE + LABEL_ROWS * _LABEL_ROW), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(_WIDTH, _BOTTOM + body + _ABOVE + LABEL_ROWS * _LABEL_ROW), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     left = 0.2 + max(text_width(figure, name, 7.0) for name in names)
     axes = _axes(figure, left, _BOTTOM, _WIDTH - left - _RIGHT, body)
@@ -210,12 +178,12 @@ def _draw_marks(axes: Axes, plot: ThawPlot, width: float, height: float) -> int:
         if label is not None:
             top += (label.row * _LABEL_ROW + 0.15) / height
             place = (label.start / width, 1 + (label.row * _LABEL_ROW + 0.08) / height)
-            axes.text(*place, label.text, transform=axes.transAxes, fontsize=7.0, color=_INK, parse_math=False)
+            axes.text(*place, label.text, transform=axes.transAxes, fontsize=7.0, color=INK, parse_math=False)
         if (
             name and first < step < last
         ):  # a light seam, so that the line shows between dark fields; white would be frozen
             axes.axvline(step, color="0.8", linewidth=1.6)
-        color, line = (_INK, 0.8) if name else ("0.45", 0.4)
+        color, line = (INK, 0.8) if name else ("0.45", 0.4)
         axes.plot([step, step], [0, top], transform=placing, color=color, linewidth=line, clip_on=False)
     return max((label.row + 1 for label in labels if label is not None), default=0)
 
@@ -262,7 +230,7 @@ def _log_ticks(norm: LogNorm) -> list[float]:
 def _draw_title(figure: Figure, plot: ThawPlot, left: float, top: float) -> None:
     across, room = left / _WIDTH, _WIDTH - left - 0.1
     title = fitted(figure, plot.title, room, size=9.0)
-    figure.text(across, 1 - 0.2 / top, title, fontsize=9.0, color=_INK, parse_math=False)
+    figure.text(across, 1 - 0.2 / top, title, fontsize=9.0, color=INK, parse_math=False)
     note = fitted(figure, plot.note, room, size=8.0)
     at = 1 - (0.2 + _NOTE) / top
     figure.text(across, at, note, fontsize=8.0, color="0.4", style="italic", parse_math=False)

@@ -8,8 +8,11 @@ from itertools import groupby
 
 from frostline.backbones import Backbone
 from frostline.data import ImageData
+from frostline.data.geometry import resized_sides
+from frostline.data.typical import typical_loss
 from frostline.freezing import FreezeSchedule, PhaseRow, describe
 from frostline.runs.tables import print_table
+from frostline.types import Preprocessing
 
 
 def announce(
@@ -22,13 +25,14 @@ def announce(
     notes: Sequence[str] = (),
     phases: bool = True,
 ) -> None:
-    """Print data, backbone, depth, what an adapter did and, unless told not to, phases, a line each, and notes."""
+    """Print data, backbone, input, depth, what an adapter did, phases unless told not to, a line each, and notes."""
     counts = ", ".join(f"{split} {len(pictures)}" for split, pictures in data.splits.items())
     print(f"data      {f'{len(data.classes)} classes' if data.labelled else 'no labels'}; {counts}")
     for note in data.notes:
         print(f"          note: {note}")
     channels, height, width = backbone.preprocessing.size
     print(f"backbone  {name} at {height}x{width}x{channels}; {backbone.report.sentence()}")
+    print(f"input     {input_line(data, backbone.preprocessing)}")
     depth = backbone.depth
     print(f"depth     {len(depth.groups)} groups, {depth.groups[0].name} to {depth.groups[-1].name}, by {depth.source}")
     for correction in depth.corrections[:3]:
@@ -42,6 +46,29 @@ def announce(
     for note in notes:
         print(f"note      {note}")
     sys.stdout.flush()
+
+
+def input_line(data: ImageData, preprocessing: Preprocessing) -> str:
+    """How a picture gets the shape of the input, and how much of a typical one is lost by it."""
+    line = f"{preprocessing.size[1]} x {preprocessing.size[2]}: {_geometry(preprocessing)}"
+    lost = typical_loss(data.splits["train"], preprocessing)
+    if lost is None:
+        return line
+    if round(lost.share, 3) == 0:
+        return f"{line}; nothing of a training picture is lost (median of {lost.pictures})"
+    mend = "" if data.resize == "crop" else "; data.resize=squash or pad loses nothing"
+    return f"{line}; {lost.share:.0%} of a training picture's area is lost (median of {lost.pictures}){mend}"
+
+
+def _geometry(preprocessing: Preprocessing) -> str:
+    height, width = resized_sides(preprocessing)
+    whole = str(height) if height == width else f"{height} x {width}"
+    cut = "" if (height, width) == preprocessing.size[1:] else " and cropped at the center"
+    if preprocessing.crop_mode == "squash":
+        return f"squashed to {height} x {width}{cut}"
+    if preprocessing.crop_mode == "border":
+        return f"the longer side resized to {whole}, the rest filled with the mean color{cut}"
+    return f"the shorter side resized to {whole} and cropped at the center"
 
 
 def phase_lines(schedule: FreezeSchedule) -> list[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from lightning import Trainer
 from omegaconf import DictConfig
 
 from frostline.config import build, check_targets, load_config, spec_of, trusted_targets
-from frostline.data import FILE_LIMIT, PIXEL_LIMIT, Augmentation, ImageData
-from frostline.errors import ConfigError, suggestion
+from frostline.data import FILE_LIMIT, PIXEL_LIMIT, ImageData
+from frostline.data.division import by_file, in_order, key_texts, keys_in
+from frostline.data.fingerprint import split_fingerprint
+from frostline.errors import ConfigError, DataError, suggestion
 from frostline.evaluation import prediction_table, write_predictions
 from frostline.runs.announcing import show_scores
 from frostline.runs.folder import RunFolder
+from frostline.runs.identity import recorded_splits
 from frostline.runs.parts import SUPPLIED, make_loss, make_metrics, rank_count
 from frostline.runs.saved import load_saved
 from frostline.specs import SpeedSpec
@@ -24,7 +28,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
     Raises:
         ConfigError: there is no such run or split, or the run's config names a target that is not trusted.
-        DataError: the classes of the data are not those of the model.
+        DataError: the classes of the data are not those of the model, or its pictures not those of the run.
     """
     if rank_count(config.trainer) != 1:
         raise ConfigError("evaluate runs on one device", mend="Use trainer=auto, cpu or gpu.")
@@ -33,14 +37,19 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     check_targets(run, allowed=trusted_targets(config.config_dirs), trust=config.trust, supplied=SUPPLIED)
     started = time.perf_counter()
     saved = load_saved(folder, trust=config.trust, config_dirs=config.config_dirs)
-    data = run_data(run, root=config.root, batch_size=config.batch_size)
+    data = run_data(run, division=folder.splits, root=config.root, batch_size=config.batch_size)
     if config.split not in data.splits:
         raise ConfigError(
             f"split={config.split}: this data set has none",
             mend=suggestion(config.split, data.splits, known_as="splits"),
         )
     require_classes(data, saved.labels)
-    data.prepare(saved.preprocessing, Augmentation(), seed=run.seed)
+    require_pictures(data, config.split, folder, moved=config.root is not None)
+    # a split may have transforms of its own, which belong to its scores
+    augmentation = build(run.augment, "augment")
+    data.prepare(saved.preprocessing, augmentation, seed=run.seed)
+    for note in augmentation.notes([config.split]):
+        print(f"note: {note}")
     task = ScoringTask(
         saved.model,
         make_loss(run, data.class_counts("train")),
@@ -57,8 +66,35 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     return scores
 
 
-def run_data(run: DictConfig, *, root: str | None = None, batch_size: int | None = None) -> ImageData:
-    """The data of a run, read again."""
+# of a run's division nothing is derived again: its ``splits.csv`` says what was where
+_UNDIVIDED = {
+    "exclude": None,
+    "split_file": None,
+    "folds": None,
+    "fold": None,
+    "labels_per_class": None,
+    "fraction": 1.0,
+    "val_fraction": 0.0,
+    "test_fraction": 0.0,
+}
+
+
+def run_data(
+    run: DictConfig, *, division: Path | None = None, root: str | None = None, batch_size: int | None = None
+) -> ImageData:
+    """The data of a run, read again and divided as it was.
+
+    Args:
+        run: its config.
+        division: its ``splits.csv``. Pictures that it lists are where it says; a split of which none is there is
+            that of the data, where the data has one. Without such a file, the splits are derived again.
+        root: where the pictures lie now.
+        batch_size: None keeps the run's.
+
+    Raises:
+        ConfigError: ``root`` is given for data that lies in no folder.
+        DataError: the data cannot be read.
+    """
     node: DictConfig = run.data.copy()
     # a config that came with a run does not lift the limits
     for key, most in (("pixel_limit", PIXEL_LIMIT), ("file_limit", FILE_LIMIT)):
@@ -66,11 +102,19 @@ def run_data(run: DictConfig, *, root: str | None = None, batch_size: int | None
             node[key] = min(node[key], most)
     node.workers = "auto"
     if root is not None:
+        if "root" not in node:
+            raise ConfigError("root= is set, but the data of this run lies in no folder", mend="Leave root= out.")
         node.root = root
     if batch_size is not None:
         node.batch_size = batch_size
+    known = division is not None and division.is_file()
+    if known:
+        node.update({key: value for key, value in _UNDIVIDED.items() if key in node})
     data: ImageData = build(node, "data")
     data.load()
+    if known and division is not None:
+        divided, _ = by_file(data.splits, data.classes, division, partly=True)
+        data.splits = in_order({**data.splits, **divided})
     return data
 
 
@@ -82,6 +126,30 @@ def require_classes(data: ImageData, labels: tuple[str, ...]) -> None:
             f"the data's classes are not the model's; they differ in {', '.join(different[:5])}",
             mend="Point root=FOLDER at pictures of the classes that the run was trained on.",
         )
+
+
+def require_pictures(data: ImageData, split: str, folder: RunFolder, *, moved: bool) -> None:
+    """Raise where a split has other pictures or labels than in the run; with ``moved``, say so.
+
+    Args:
+        data: loaded.
+        split: which is to be scored.
+        folder: of the run, whose ``provenance.json`` has the fingerprint of each split.
+        moved: whether the person named other pictures on purpose.
+    """
+    known = recorded_splits(folder).get(split)
+    if known is None or known == split_fingerprint(data.splits[split]):
+        return
+    said = f"the pictures or labels of the {split} split are not those that the run had"
+    if not moved:
+        raise DataError(
+            f"split={split}: {said}.",
+            mend="Put them back, or name the pictures that you want to score all the same: root=FOLDER.",
+        )
+    print(f"note: {said}")
+    trained = keys_in(folder.splits, "train") if split != "train" else set()
+    if seen := sum(key in trained for key in key_texts(data.splits[split])):
+        print(f"note: {seen} of them were trained on, so that the scores say too much")
 
 
 def score(task: ScoringTask, config: DictConfig, data: ImageData) -> dict[str, float]:

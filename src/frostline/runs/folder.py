@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / "schedule.csv"
 
     @property
+    def splits(self) -> Path:
+        """Which picture is in which split; ``data.split_file`` takes it."""
+        return self.path / "splits.csv"
+
+    @property
     def failure(self) -> Path:
         """What went wrong, where something did."""
         return self.path / "failure.json"

@@ -160,6 +160,16 @@ def recorded_fingerprint(folder: RunFolder) -> str | None:
     return None if value is None else str(value)
 
 
+def recorded_splits(folder: RunFolder) -> dict[str, str]:
+    """The fingerprint of each split of the data that a run was trained on, as far as they were written down."""
+    data = _read(folder.provenance).get("data")
+    splits = data.get("splits") if isinstance(data, dict) else None
+    found = splits.items() if isinstance(splits, dict) else ()
+    return {
+        name: str(split["fingerprint"]) for name, split in found if isinstance(split, dict) and "fingerprint" in split
+    }
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

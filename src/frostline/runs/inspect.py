@@ -26,8 +26,10 @@ from frostline.freezing import (
 )
 from frostline.optim import undecayed
 from frostline.runs.announcing import announce
+from frostline.runs.class_table import ClassFigures, class_figures, class_records, class_table, imbalance
 from frostline.runs.folder import make_folder
-from frostline.runs.parts import Parts, build_parts, require_monitor
+from frostline.runs.parts import Parts, build_parts, rank_count, require_monitor
+from frostline.runs.sheet import draw_sheet
 from frostline.runs.sizes import readable_size
 from frostline.runs.tables import print_table
 from frostline.runs.thaw import draw_plan, planned_rates, plot_name
@@ -35,10 +37,11 @@ from frostline.writing import write_text
 
 
 def inspect(config: DictConfig) -> None:
-    """Print data, depth groups, phases, learning rates and costs, and write them and the thaw plot; train nothing.
+    """Print data, depth groups, phases, learning rates and costs, write and draw them; train nothing.
 
-    The folder is ``output/inspect/<date_time>-<name>``: ``config.yaml``, ``depth.csv``, ``phases.csv``,
-    ``thaw_plan.png`` and ``.svg``. The CSV files have the tables' numbers as they are, with fixed names of columns.
+    The folder is ``output/inspect/<date_time>-<name>``: ``config.yaml``, ``classes.csv``, ``depth.csv``,
+    ``phases.csv``, ``thaw_plan.png`` and ``.svg``, and ``pictures.png``: what the net sees of a picture of each class.
+    The CSV files have the tables' numbers as they are, with fixed names of columns.
     """
     parts = build_parts(config)
     require_monitor(config, len(parts.data.classes), list(parts.data.splits))
@@ -51,7 +54,8 @@ def inspect(config: DictConfig) -> None:
         notes=parts.notes,
         phases=False,
     )
-    _print_classes(parts)
+    classes = class_figures(parts, rank_count(config.trainer))
+    _print_classes(classes)
     found, weight_decay = describe(parts.schedule), parts.task.weight_decay
     depth, phases = depth_figures(parts, found.groups), phase_figures(parts, found.phases)
     _print("Depth", depth_table(depth, weight_decay))
@@ -61,16 +65,17 @@ def inspect(config: DictConfig) -> None:
     folder = make_folder(Path(config.output) / "inspect", str(config.name))
     config.folder = str(folder)
     save_config(config, folder / "config.yaml")
+    write_text(folder / "classes.csv", _csv(class_records(classes)))
     write_text(folder / "depth.csv", _csv(depth_records(depth, weight_decay)))
     write_text(folder / "phases.csv", _csv(phase_records(phases)))
     draw_plan(folder, parts.schedule, parts.task.base_lr, plot_name(config))
+    draw_sheet(folder / "pictures.png", parts, config, plot_name(config))
     print(f"written: {folder}", flush=True)
 
 
-def _print_classes(parts: Parts) -> None:
-    counts = {split: parts.data.class_counts(split) for split in parts.data.splits}
-    rows = [[name, *[str(counts[split][index]) for split in counts]] for index, name in enumerate(parts.data.classes)]
-    _print("Classes", [["class", *counts], *rows])
+def _print_classes(figures: Sequence[ClassFigures]) -> None:
+    _print("Classes", class_table(figures))
+    print(imbalance(figures))
 
 
 def _print(title: str, table: Sequence[Sequence[str]]) -> None:

@@ -11,18 +11,19 @@ import lightning
 import torch
 from omegaconf import DictConfig
 from timm.layers.config import set_reentrant_ckpt
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from frostline.adapters import Adapter
 from frostline.backbones import Backbone, create_backbone
 from frostline.config import build, check_targets, spec_of, trusted_targets
 from frostline.data import ImageData
+from frostline.data.geometry import resized
 from frostline.errors import ConfigError, DataError, FrostlineError, suggestion
 from frostline.freezing import FreezeSchedule, Validation, keeps_statistics
 from frostline.metrics import makes_sense
 from frostline.specs import BackboneSpec, ClassWeights, ClipBy, FreezeSpec, LrSpec, Mode, SpeedSpec
-from frostline.tasks import L2SP, ClassificationTask, balanced_weights
+from frostline.tasks import L2SP, ClassificationTask, balanced_weights, effective_weights
 
 # what the program itself passes to the constructors named under these keys
 SUPPLIED = {"metrics": ("num_classes",), "optimizer": ("params",), "loss": ("weight",), "task": ("model",)}
@@ -62,6 +63,7 @@ def build_parts(config: DictConfig) -> Parts:
         raise ConfigError(problem, mend="It is for `frostline pretrain`; class folders are data=folder.")
     freeze = spec_of(config.freeze, FreezeSpec)
     backbone = make_backbone(config, len(data.classes), freeze)
+    backbone.preprocessing = resized(backbone.preprocessing, data.resize)
     adapter: Adapter = build(config.adapter, "adapter")
     new, added = adapt(adapter, backbone)
     augmentation = build(config.augment, "augment")
@@ -84,7 +86,8 @@ def build_parts(config: DictConfig) -> Parts:
         task.configure_optimizers()
     except (ValueError, TypeError) as error:
         raise ConfigError(f"optimizer: {error}", mend="Look at the keys of optimizer.") from error
-    return Parts(data, backbone, freeze, schedule, task, adapter, tuple(notes_on(task, schedule, added)))
+    notes = [*notes_on(task, schedule, added), *imbalance_notes(config, data), *augmentation.notes()]
+    return Parts(data, backbone, freeze, schedule, task, adapter, tuple(notes))
 
 
 def make_backbone(config: DictConfig, num_classes: int, freeze: FreezeSpec) -> Backbone:
@@ -157,6 +160,16 @@ def notes_on(task: ClassificationTask, schedule: FreezeSchedule, added: frozense
         yield "no phase trains the adapter: it selects none of its matrices; freeze=full does"
     if isinstance(task.regularizer, L2SP) and task.weight_decay > 0:
         yield "regularizer=l2_sp comes on top of weight decay, whose place it takes: optimizer.weight_decay=0"
+
+
+def imbalance_notes(config: DictConfig, data: ImageData) -> Iterator[str]:
+    """What a person might not expect of class weights beside a balanced sampler."""
+    weighted = config.class_weights not in (ClassWeights.none, ClassWeights.none.name)
+    if weighted and data.sampler == "balanced":
+        yield (
+            "class_weights and data.sampler=balanced both even out the classes: together small ones count for more "
+            "than large ones; one of them is enough"
+        )
 
 
 def make_schedule(
@@ -308,10 +321,15 @@ def make_task(
 def make_loss(config: DictConfig, counts: list[int]) -> nn.Module:
     """The loss, with class weights where the config asks for them.
 
+    Args:
+        config: of the run.
+        counts: training pictures per class.
+
     Raises:
-        ConfigError: the loss takes no ``weight``.
+        ConfigError: the loss takes no ``weight``, or as for `class_weights`.
     """
-    if config.class_weights in (ClassWeights.none, ClassWeights.none.name):
+    weights = class_weights(config, counts)
+    if weights is None:
         loss: nn.Module = build(config.loss, "loss")
         return loss
     from hydra.utils import get_object
@@ -321,8 +339,28 @@ def make_loss(config: DictConfig, counts: list[int]) -> nn.Module:
             f"class_weights: {config.loss._target_} takes no 'weight'",
             mend="Choose another loss, or class_weights=none.",
         )
-    weighted: nn.Module = build(config.loss, "loss", weight=balanced_weights(counts))
+    weighted: nn.Module = build(config.loss, "loss", weight=weights)
     return weighted
+
+
+def class_weights(config: DictConfig, counts: list[int]) -> Tensor | None:
+    """``[K]`` float32 weights of the classes in the loss, or None.
+
+    Raises:
+        ConfigError: there is no such kind of weights, or ``class_weights_beta`` is out of its range.
+    """
+    # a saved config has the name of the member
+    kind = getattr(config.class_weights, "name", config.class_weights)
+    if kind == ClassWeights.none.name:
+        return None
+    if kind == ClassWeights.balanced.name:
+        return balanced_weights(counts)
+    if kind != ClassWeights.effective.name:
+        raise ConfigError(f"class_weights={kind}: there are none", mend=suggestion(str(kind), ClassWeights.__members__))
+    beta = config.get("class_weights_beta")
+    if not (isinstance(beta, int | float) and 0 <= beta < 1):
+        raise ConfigError(f"class_weights_beta={beta} is out of its range", mend="Give a number from 0 to below 1.")
+    return effective_weights(counts, beta)
 
 
 def make_metrics(node: DictConfig, num_classes: int) -> dict[str, Metric]:

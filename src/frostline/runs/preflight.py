@@ -22,6 +22,7 @@ from frostline.data.randomness import kept_generators
 from frostline.data.samplers import training_length
 from frostline.errors import ConfigError, DataError, FrostlineError, StorageError
 from frostline.freezing import FreezeSchedule, module_modes
+from frostline.runs.data_checks import check_data
 from frostline.runs.folder import RunFolder
 from frostline.runs.parts import Parts, rank_count
 from frostline.runs.sizes import readable_size
@@ -69,7 +70,7 @@ def preflight(
         faults += input_faults(parts, str(config.backbone.name))
         faults += share_faults(parts.data, splits, ranks)
         if trainer.is_global_zero:
-            faults += picture_faults(parts.data, splits)
+            faults += data_faults(parts.data, splits)
             faults += storage_faults(folder, _callbacks(trainer), _checkpoint_bytes(config, parts, trainer), free)
     raise_all(faults)
 
@@ -90,7 +91,7 @@ def preflight_pretraining(
     with kept_generators():
         faults += batch_norm_faults(data, schedule, task.model, ranks=ranks, sync=_synced(config))
         if trainer.is_global_zero:
-            faults += picture_faults(data, ["train"])
+            faults += data_faults(data, ["train"])
             model = _bytes([*task.autoencoder.parameters(), *task.autoencoder.buffers()])
             sizes = (model * (1 + _optimizer_copies(config)), model)
             faults += storage_faults(folder, _callbacks(trainer), sizes, free)
@@ -217,6 +218,16 @@ def share_faults(data: ImageData, splits: Sequence[str], ranks: int) -> list[Fro
         for split in splits
         if len(data.splits[split]) < ranks
     ]
+
+
+def data_faults(data: ImageData, splits: Sequence[str]) -> list[FrostlineError]:
+    """What `check_data` and `picture_faults` find; without ``data.strict`` what is no fault becomes a note."""
+    checks = check_data(data, splits)
+    if not data.strict:
+        data.notes += [finding.problem for finding in checks.findings if finding.problem not in data.notes]
+    strict = checks.findings if data.strict else []
+    # a picture whose header is damaged need not be named again
+    return [*checks.faults, *strict] or picture_faults(data, splits)
 
 
 def picture_faults(data: ImageData, splits: Sequence[str]) -> list[FrostlineError]:

@@ -13,7 +13,8 @@ from frostline.backbones import Backbone, create_backbone, save_timm_folder
 from frostline.callbacks import EpochLines, WatchNumbers
 from frostline.checkpoints import read_checkpoint
 from frostline.config import build, check_targets, spec_of
-from frostline.data import ImageData, PictureLoader
+from frostline.data import ImageData, PictureLoader, write_division
+from frostline.data.geometry import resized
 from frostline.freezing import FreezeSchedule, Validation
 from frostline.runs.announcing import announce
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
@@ -67,9 +68,9 @@ def _pretrain(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     if trainer.is_global_zero:
         announce(data, backbone, schedule, config.backbone.name)
         record = {"source": backbone.report.source, "sha256": backbone.report.sha256, "loaded": backbone.report.loaded}
-        fingerprint = data.fingerprint()
-        fresh = provenance(command="pretrain", seed=config.seed, data_fingerprint=fingerprint, weights=record)
+        fresh = provenance(command="pretrain", seed=config.seed, data=data.record(), weights=record)
         write_provenance(folder, fresh, resumed)
+        write_division(folder.splits, data.classes, data.splits)
     scores = fit(trainer, task, TrainingPictures(data), data, resumed, over=over)
     if resumed and over:
         load_prefixed(task.autoencoder, read_checkpoint(resumed.path)["state_dict"], "autoencoder.")
@@ -108,6 +109,7 @@ def make_data_and_backbone(config: DictConfig) -> tuple[ImageData, Backbone]:
     data.load()
     spec = spec_of(config.backbone, BackboneSpec)
     backbone = create_backbone(spec, num_classes=0, size=config.data.get("size"))
+    backbone.preprocessing = resized(backbone.preprocessing, data.resize)
     data.prepare(backbone.preprocessing, build(config.augment, "augment"), seed=config.seed)
     return data, backbone
 

@@ -26,8 +26,15 @@ PACKAGES = (
 )
 
 
-def provenance(*, command: str, seed: int, data_fingerprint: str, weights: dict[str, Any]) -> dict[str, Any]:
-    """What a run should say of itself, as plain JSON types."""
+def provenance(*, command: str, seed: int, data: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    """What a run should say of itself, as plain JSON types.
+
+    Args:
+        command: ``train`` or ``pretrain``.
+        seed: of the run.
+        data: see `frostline.data.fingerprint.data_record`.
+        weights: where they come from.
+    """
     return {
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,7 +43,8 @@ def provenance(*, command: str, seed: int, data_fingerprint: str, weights: dict[
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
         "hardware": hardware(),
-        "data_fingerprint": data_fingerprint,
+        "data": data,
+        "data_fingerprint": data["fingerprint"],
         "weights": weights,
     }
 

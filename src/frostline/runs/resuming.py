@@ -43,6 +43,7 @@ MAY_CHANGE = (
     "data.workers",
     "data.root",
     "data.on_error",
+    "data.strict",
     "data.file_limit",
     "data.pixel_limit",
     "logger",
@@ -251,7 +252,7 @@ def _difference(key: str, before: Any, after: Any) -> str | None:
         gone, new = sorted(set(before) - set(after)), sorted(set(after) - set(before))
         return f"classes: without {gone}, with {new}" if gone or new else "classes: in another order"
     if key == "data_fingerprint":
-        return f"data: other pictures, labels or file sizes (fingerprint {str(before)[:12]} -> {str(after)[:12]})"
+        return f"data: other pictures, labels or splits (fingerprint {str(before)[:12]} -> {str(after)[:12]})"
     if key == "model":
         return "model: its parameters have other names or shapes"
     return f"{key}: {before} -> {after}"

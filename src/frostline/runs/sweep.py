@@ -21,11 +21,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from frostline.config import absolute_paths, compose_job, parse
+from frostline.config import absolute_paths, build, compose_job, parse
 from frostline.errors import ConfigError, FrostlineError, StorageError
 from frostline.runs.earlier import earlier_runs, go_on_with
 from frostline.runs.folder import RunFolder, make_folder, overrides_hash, write_json
-from frostline.runs.jobs import STOPPING
+from frostline.runs.jobs import STOPPING, ask_forked
 from frostline.runs.starting import prepare, run_job
 
 
@@ -111,19 +111,17 @@ def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, l
     Raises:
         StorageError: the sweep's folder cannot be written.
     """
-    first = hydra.compose_config(command, [], run_mode=_run_mode())
     base = _plain_overrides(hydra, overrides)
     settings = hydra.compose_config(command, base, run_mode=_run_mode())
     parent = make_folder(Path(settings.output).absolute() / str(settings.name), "sweep-" + overrides_hash(overrides))
-    untested = [] if any(item.startswith("test=") for item in overrides) or "test" not in first else ["test=false"]
     own = [f"hydra.sweep.dir='{_quoted(parent)}'", "hydra.sweep.subdir=."]
     fingerprints: dict[str, str | None] = {}
-    with STOPPING.listening(), _writing(parent):
+    with STOPPING.listening(), writing(parent):
         try:
             hydra.multirun(
                 config_name=command,
                 task_function=functools.partial(_job, command, str(parent), fingerprints),
-                overrides=[*overrides, *untested, *own],
+                overrides=[*overrides, *untested(hydra, overrides, settings), *own],
                 with_log_configuration=True,
             )
         except KeyboardInterrupt:
@@ -134,13 +132,65 @@ def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, l
     return parent, _jobs(parent)
 
 
+def untested(hydra: Hydra, overrides: Sequence[str], settings: DictConfig) -> list[str]:
+    """``test=false`` for the jobs of a sweep, which leaves the test split alone unless it is asked for.
+
+    A cross-validation whose set has no test split of its own needs no asking: each fold is the test split of one run,
+    nothing is selected among the runs, and each picture is scored once for each seed.
+
+    Args:
+        hydra: its session.
+        overrides: of the sweep.
+        settings: its config without what it varies, and with Hydra's own.
+    """
+    parsed, _ = parse(hydra, overrides)
+    if "test" not in settings or any(override.key_or_group == "test" for override in parsed):
+        return []
+    if not _is_cross_validation([item.key_or_group for item in parsed if item.is_sweep_override()], settings):
+        return ["test=false"]
+    if ask_forked(has_own_test_split, _data_node(settings)) is not False:
+        return ["test=false"]
+    print("Each run scores its fold, which is the test split of this set; nothing is selected among the runs.")
+    return []
+
+
+def _is_cross_validation(swept: Sequence[str], settings: DictConfig) -> bool:
+    """Whether the runs of a sweep differ in nothing but their folds and seeds."""
+    sweeper = settings.hydra.sweeper
+    keys = {*swept, *(sweeper.get("params") or {})}
+    if OmegaConf.select(settings, "data.folds") is None or not sweeper._target_.endswith("BasicSweeper"):
+        return False
+    return "data.fold" in keys and keys <= {"data.fold", "seed"}
+
+
+def _data_node(settings: DictConfig) -> Any:
+    config = settings.copy()
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra", None)
+    absolute_paths(config)
+    return OmegaConf.to_container(config.data, resolve=True)
+
+
+def has_own_test_split(node: dict[str, Any]) -> bool:
+    """Whether the data that a ``data`` node names comes with a test split; needs torch.
+
+    Raises:
+        FrostlineError: the data cannot be read.
+    """
+    official = {key: value for key, value in node.items() if key not in ("folds", "fold")}
+    data = build(OmegaConf.create({**official, "val_fraction": 0.0, "test_fraction": 0.0}), "data")
+    data.load()
+    return "test" in data.splits
+
+
 def exit_code(jobs: Sequence[Job]) -> int:
     """The exit code of the sweep that was run last: 130 or 143 after a signal, 1 when a job failed, else 0."""
     return STOPPING.exit_code or int(any(job.exit_code for job in jobs))
 
 
 @contextlib.contextmanager
-def _writing(parent: Path) -> Iterator[None]:
+def writing(parent: Path) -> Iterator[None]:
+    """Make a fault of the disk a `StorageError` that names the sweep's folder."""
     try:
         yield
     except BrokenPipeError:
@@ -230,17 +280,22 @@ def _jobs(parent: Path) -> list[Job]:
     ]
 
 
+SCORES = ("val/accuracy", "val/macro_f1", "val/loss", "test/accuracy", "test/macro_f1", "seconds")
+"""What the tables of a sweep show of each run."""
+
+
+def varied_settings(jobs: Sequence[Job]) -> tuple[list[dict[str, str]], list[str]]:
+    """What each job sets, key to value as text, and the keys in which the jobs differ."""
+    settings = [dict(item.split("=", 1) for item in job.overrides if "=" in item) for job in jobs]
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    return settings, [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
+
+
 def table(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: what differs between the jobs, their scores, and their folders."""
-    settings = [dict(item.split("=", 1) for item in job.overrides if "=" in item) for job in jobs]
-    keys = list(dict.fromkeys(key for setting in settings for key in setting))
-    varied = [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
+    settings, varied = varied_settings(jobs)
     scores = [job.folder.read_metrics() for job in jobs]
-    names = [
-        name
-        for name in ("val/accuracy", "val/macro_f1", "val/loss", "test/accuracy", "test/macro_f1", "seconds")
-        if any(name in score for score in scores)
-    ]
+    names = [name for name in SCORES if any(name in score for score in scores)]
     rows = []
     for job, setting, score in zip(jobs, settings, scores, strict=True):
         shown = [f"{score[name]:.4f}" if name in score else "" for name in names]
@@ -255,9 +310,18 @@ def write_table(parent: Path, header: Sequence[str], rows: Sequence[Sequence[str
     Raises:
         StorageError: it cannot be written.
     """
+    with writing(parent):
+        write_csv(parent / "sweep.csv", header, rows)
+        (parent / "sweep.md").write_text(markdown(header, rows), encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table for a program."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, *rows)]
-    lines.insert(1, "|" + "---|" * len(header))
-    with _writing(parent):
-        with (parent / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([header, *rows])
-        (parent / "sweep.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]) + "\n"

@@ -14,7 +14,7 @@ from frostline.backbones import save_module_folder, save_timm_folder
 from frostline.callbacks import EpochLines, FollowSchedule, WatchNumbers
 from frostline.checkpoints import read_checkpoint
 from frostline.config import spec_of
-from frostline.data import ImageData
+from frostline.data import ImageData, write_division
 from frostline.errors import NumericsError
 from frostline.freezing import FreezeSchedule, Position
 from frostline.runs.announcing import announce, show_scores
@@ -79,6 +79,7 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             phases=resumed is None,
         )
         write_provenance(folder, _provenance(config, parts), resumed)
+        write_division(folder.splits, parts.data.classes, parts.data.splits)
     scores: dict[str, float] = {}
     if config.lr_find:
         scores["lr_find/lr"] = base_learning_rate(parts, folder, trainer, resumed)
@@ -108,8 +109,7 @@ def _provenance(config: DictConfig, parts: Parts) -> dict[str, Any]:
     report = parts.backbone.report
     weights = {"source": report.source, "sha256": report.sha256, "loaded": report.loaded}
     depth = {"source": parts.backbone.depth.source, "corrections": list(parts.backbone.depth.corrections)}
-    fingerprint = parts.data.fingerprint()
-    record = provenance(command="train", seed=config.seed, data_fingerprint=fingerprint, weights=weights)
+    record = provenance(command="train", seed=config.seed, data=parts.data.record(), weights=weights)
     return {**record, "depth": {"groups": [group.name for group in parts.backbone.groups], **depth}}
 
 

@@ -265,6 +265,8 @@ def quiet_frameworks() -> None:
     import logging
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # it would ask the package registry for a newer release when it is imported
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)

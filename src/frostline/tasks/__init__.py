@@ -2,7 +2,7 @@
 
 from frostline.tasks.classification import ClassificationTask
 from frostline.tasks.corruption import Corruption
-from frostline.tasks.losses import BinaryCrossEntropy, FocalLoss, balanced_weights
+from frostline.tasks.losses import BinaryCrossEntropy, FocalLoss, balanced_weights, effective_weights
 from frostline.tasks.pretraining import PretrainingTask
 from frostline.tasks.randomness import stateless_seed
 from frostline.tasks.regularization import L2SP, NoRegularizer
@@ -19,5 +19,6 @@ __all__ = [
     "PretrainingTask",
     "ScoringTask",
     "balanced_weights",
+    "effective_weights",
     "stateless_seed",
 ]

@@ -71,3 +71,24 @@ def balanced_weights(counts: list[int]) -> Tensor:
     """
     share = torch.tensor(counts, dtype=torch.float32)
     return share.sum() / (len(counts) * share)
+
+
+def effective_weights(counts: list[int], beta: float) -> Tensor:
+    """``[K]`` float32 weights ``(1 - beta) / (1 - beta^n_k)``, scaled by one factor such that they sum to K.
+
+    The inverse of the effective number of pictures. Cui et al. 2019, "Class-Balanced Loss Based on Effective Number
+    of Samples", arXiv:1901.05555. They go from 1 for each class at beta = 0 towards the inverse of its count.
+
+    A weighted mean, as of ``CrossEntropyLoss`` and `FocalLoss`, divides by the weights of the batch, so that the factor
+    changes nothing there; in `BinaryCrossEntropy`, which divides by the number of pictures, it sets the size of the
+    loss. (`balanced_weights` average to 1 over the pictures, these over the classes.)
+
+    Args:
+        counts: pictures per class, each at least 1.
+        beta: 0 up to, but not including, 1.
+    """
+    # float64 and expm1, for 1 - beta^n where beta is close to 1
+    counted = torch.tensor(counts, dtype=torch.float64)
+    effective = -torch.expm1(counted * torch.tensor(beta, dtype=torch.float64).log())
+    weights = 1 / effective
+    return (weights * len(counts) / weights.sum()).float()
