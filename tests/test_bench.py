@@ -23,6 +23,14 @@ def test_the_comparison_on_few_labels_says_how_it_is_run() -> None:
     assert "pre-trained" in done.stdout
 
 
+def test_the_probe_on_features_that_are_kept_says_how_it_is_run() -> None:
+    done = subprocess.run(
+        [sys.executable, BENCH / "cached_probe.py", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--pictures" in done.stdout
+    assert "forward pass" in done.stdout
+
+
 def test_the_proofs_on_the_peers_say_how_they_are_run() -> None:
     done = subprocess.run([PEERS / "run", "--help"], capture_output=True, text=True, check=True)
     assert "--only" in done.stdout

@@ -314,6 +314,28 @@ class FrozenMode(Enum):
     train = "train"
 
 
+class CacheMode(Enum):
+    """``auto``: where it holds and pays; ``off``: never; ``require``: where it cannot hold, the run is refused."""
+
+    auto = "auto"
+    off = "off"
+    require = "require"
+
+
+@dataclass
+class CacheSpec:
+    """Whether a phase that trains the classifier alone computes what comes into it once, and keeps that.
+
+    Attributes:
+        mode: ``auto``, ``off`` or ``require``.
+        views: above 1: training pictures are augmented in so many fixed ways, of which epoch e takes ``e mod views``,
+            cached or not; 1 keeps what the augmentation does, and caches where that changes nothing.
+    """
+
+    mode: CacheMode = CacheMode.auto
+    views: int = 1
+
+
 @dataclass
 class PhaseSpec:
     """A span of training with one absolute set of trainable parameters, or a walk through several.
@@ -327,6 +349,7 @@ class PhaseSpec:
         lr: the phase's learning rate.
         rewarm: a rise of the learning rate of each depth group from when it thaws in this phase.
         bn: what batch norms do, where it differs from the schedule's.
+        cache: whether features that stay the same in it are computed once.
     """
 
     train: str | None = None
@@ -337,6 +360,7 @@ class PhaseSpec:
     lr: PhaseLrSpec = field(default_factory=PhaseLrSpec)
     rewarm: WarmupSpec | None = None
     bn: BatchNormSpec | None = None
+    cache: CacheSpec = field(default_factory=CacheSpec)
 
 
 @dataclass

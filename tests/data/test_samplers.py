@@ -255,3 +255,19 @@ def test_the_loader_of_balanced_data_draws_small_classes_again(
         targets = [batch.targets.bincount(minlength=2).tolist() for batch in loader]
         assert targets == [[2, 2]] * 5
     assert data.batches_per_epoch() == 5
+
+
+def test_fixed_views_take_turns_and_repeats_take_others():
+    sampler = TrainingSampler(6, 2, seed=0)
+    sampler.set_epoch(5)
+    fresh = list(sampler)
+    sampler.views = 3
+    fixed = list(sampler)
+    assert [key.index for key in fixed] == [key.index for key in fresh]
+    assert {key.epoch for key in fresh} == {5}
+    assert {key.epoch for key in fixed} == {5 % 3}
+    balanced = BalancedSampler(np.array([0, 1, 1, 1, 1, 1]), 2, seed=0)
+    balanced.views = 2
+    repeats = [key for key in balanced if key.index == 0]
+    assert sorted(key.epoch for key in repeats) == [0, 0, 1]
+    assert {key.repeat for key in repeats} == {0}

@@ -343,3 +343,28 @@ def test_a_decision_is_no_decision_until_it_asks_for_something():
     assert not Decision(reason="none")
     assert Decision(ends_phase=True)
     assert Decision(stages=1)
+
+
+def test_what_is_upcoming_is_what_comes_and_changes_nothing(progress):
+    run = progress(
+        probe=PhaseSpec("head", until=UntilSpec(epochs=5, plateau=PlateauSpec(patience=1))),
+        walk=drop(settle=SettleSpec(every=2)),
+    )
+    run.observe({"val/accuracy": 0.5})
+    run.observe({"val/accuracy": 0.5})
+    before = run.state_dict()
+    assert run.upcoming(20).phase == 1
+    assert run.state_dict() == before
+    assert run.position.phase == 0
+    ahead = run.upcoming(20)
+    assert run.advance(20).position == ahead
+    while run.advance(20) is not None:
+        pass
+    norms = dict.fromkeys(UP, 1.0)
+    for _ in range(4):
+        run.observe_gradients(norms)
+    before = json.dumps(run.state_dict())
+    ahead = run.upcoming(24)
+    assert json.dumps(run.state_dict()) == before
+    run.advance(24)
+    assert run.position == ahead

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.config.checking import with_words
 from frostline.errors import ConfigError, FrostlineError
 from frostline.specs import FreezeSpec, PhaseSpec
 
@@ -54,9 +55,13 @@ def spec_of(node: DictConfig, kind: type[Spec]) -> Spec:
         spec = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node))
         if isinstance(spec, FreezeSpec):
             spec.phases = {
-                name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PhaseSpec), phase))
+                name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PhaseSpec), _node(phase)))
                 for name, phase in spec.phases.items()
             }
     except (OmegaConfBaseException, TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"The config holds no {kind.__name__}: {str(error).splitlines()[0]}") from error
     return cast(Spec, spec)
+
+
+def _node(phase: Any) -> DictConfig:
+    return with_words(OmegaConf.create(phase))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -65,10 +66,19 @@ def _phase_faults(freeze: DictConfig) -> list[ConfigError]:
         if not isinstance(phase, DictConfig):
             faults.append(ConfigError(f"{path} is not a phase", mend=f"'{path}={{train: all}}' is one."))
             continue
-        faults += _against(PhaseSpec, phase, path)
+        faults += _against(PhaseSpec, with_words(phase), path)
         if phase.get("train") is None and phase.get("walk") is None:
             faults.append(ConfigError(f"{path}.train is missing", mend="A phase says what it trains: train: head"))
     return faults
+
+
+def with_words(phase: DictConfig) -> DictConfig:
+    """A phase in which ``cache.mode`` is a word: YAML reads a bare ``off`` as false."""
+    if OmegaConf.select(phase, "cache.mode") is not False:
+        return phase
+    phase = copy.deepcopy(phase)
+    phase.cache.mode = "off"
+    return phase
 
 
 def _against(kind: type[Any], node: DictConfig, path: str) -> list[ConfigError]:

@@ -84,6 +84,22 @@ class Augmentation:
         changes = (self.scale, self.hflip, self.vflip, self.color_jitter, self.auto_augment, self.erase)
         return not any(changes) and not self._steps["transforms"]
 
+    def recipe(self, split: str, *, train: bool) -> str | None:
+        """All that decides what becomes of a picture of ``split`` beside the preprocessing, in words for a hash.
+
+        None where transforms of a person's own take part: what those do cannot be told.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            train: as in training, or as it is evaluated.
+        """
+        if self._steps.get("transforms" if train else f"{split}_transforms"):
+            return None
+        if not train or self.deterministic:
+            return "plain"
+        names = ("scale", "ratio", "hflip", "vflip", "color_jitter", "auto_augment", "erase")
+        return "; ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
     def notes(self, splits: Sequence[str] = ("val", "test")) -> list[str]:
         """A sentence on each of ``splits`` whose pictures are changed before a model is scored on them."""
         return [

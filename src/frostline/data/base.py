@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,20 +17,29 @@ from frostline.data.augmentation import Augmentation
 from frostline.data.decoding import PIXEL_LIMIT
 from frostline.data.division import by_file, check_division, in_folds, in_order, with_derived, without
 from frostline.data.fingerprint import data_record, fingerprint
-from frostline.data.loading import PictureDataset, PictureLoader, make_loader, worker_count
+from frostline.data.loading import AskFeed, Delivery, Feed, PictureDataset, PictureLoader, make_loader, worker_count
 from frostline.data.resuming import place
 from frostline.data.samplers import (
     BalancedSampler,
     EvaluationSampler,
+    Key,
     Placement,
     TrainingSampler,
     leaves_single,
     training_length,
 )
-from frostline.data.splits import ImageSplit, LabelledSet
+from frostline.data.splits import ImageSplit, LabelledSet, Labels
 from frostline.data.stratify import canonical_order, share_of, subset
 from frostline.errors import ConfigError, DataError, suggestion
 from frostline.types import Preprocessing
+
+
+class Feeding(Protocol):
+    """Says what a loader gives in an epoch, at its first batch."""
+
+    def __call__(self, split: str, *, train: bool, epoch: int) -> Feed:
+        """Of ``split``, as it is trained on in an epoch or as it is evaluated."""
+        ...
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -67,6 +78,9 @@ class ImageData(LightningDataModule):
         classes: class names; a label is an index into them.
         splits: ``train``, and ``val`` and ``test`` where there are any.
         notes: sentences for the person who starts the run.
+
+    Where features of a frozen body may stand in for pictures:
+        feeding: says what a loader of a split gives in an epoch; None is pictures.
 
     While training loaders of this process are read:
         skipped: the names of the pictures that ``on_error=skip`` left out, each with its reason.
@@ -121,6 +135,8 @@ class ImageData(LightningDataModule):
         self.splits: dict[str, ImageSplit] = {}
         self.notes: list[str] = []
         self.skipped: dict[str, str] = {}
+        self.feeding: Feeding | None = None
+        self._hashes: dict[str, str] = {}
         self._prepared: tuple[Preprocessing, Augmentation, int] | None = None
 
     @abstractmethod
@@ -193,20 +209,14 @@ class ImageData(LightningDataModule):
             DataError: there is no such split, or nothing to train on. While it is read: a picture is unreadable.
         """
         pictures = self._split(split)
-        if self._prepared is None:
-            raise RuntimeError("prepare() comes before the first loader")
-        preprocessing, augmentation, seed = self._prepared
+        dataset, order = self._dataset(split, train=train)
         placement = Placement.current()
         if not train:
-            plain, is_random = augmentation.evaluation_transform(preprocessing, split)
-            # what is random is so by content, not by the place in a listing
-            order = canonical_order(pictures) if is_random else None
-            dataset = PictureDataset(pictures, plain, seed if is_random else None, order)
-            return self._loader(dataset, EvaluationSampler(len(pictures), placement=placement))
+            return self._loader(
+                dataset, EvaluationSampler(len(pictures), placement=placement), self._feed(split, train)
+            )
         self._check_training(len(pictures), placement.world_size)
-        transform = augmentation.train_transform(preprocessing)
-        order = canonical_order(pictures)
-        dataset = PictureDataset(pictures, transform, None if augmentation.deterministic else seed, order)
+        seed = self._ready[2]
         settings: dict[str, Any] = {"seed": seed, "drop_last": self.drop_last, "placement": placement}
         sampler = (
             BalancedSampler(pictures.labels[order], self.batch_size, **settings)
@@ -215,7 +225,76 @@ class ImageData(LightningDataModule):
         )
         if self.trainer is not None:
             place(sampler, self.trainer.fit_loop)
-        return self._loader(dataset, sampler, self.skipped if self.on_error == "skip" else None)
+        skipped = self.skipped if self.on_error == "skip" else None
+        return self._loader(dataset, sampler, self._feed(split, train), skipped)
+
+    def deliveries(
+        self, split: str, *, train: bool, view: int = 0, positions: Sequence[int] | None = None
+    ) -> Iterator[Delivery]:
+        """Pictures of a split in the order of their positions, each once; what cannot be read is a value.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            train: as in training, or as it is evaluated.
+            view: which fixed view of a random augmentation.
+            positions: which pictures; None is all.
+        """
+        dataset, order = self._dataset(split, train=train)
+        wanted = range(len(dataset)) if positions is None else positions
+        # an augmentation goes by what a sampler asks for, not by where that lies
+        asked = np.arange(len(dataset)) if order is None else np.argsort(order)
+        return self._loader(dataset, [Key(view, int(asked[at])) for at in wanted]).deliveries()
+
+    def recipe(self, split: str, *, train: bool) -> dict[str, Any] | None:
+        """All that decides the inputs of a split beside the pictures, as plain types; None where that cannot be told.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        preprocessing, augmentation, seed = self._ready
+        words = augmentation.recipe(split, train=train)
+        if words is None:
+            return None
+        recipe: dict[str, Any] = {"preprocessing": repr(preprocessing), "augmentation": words}
+        if train and not augmentation.deterministic:
+            order = canonical_order(self._split(split)).astype("<i8")
+            recipe |= {"seed": seed, "order": hashlib.sha256(order.tobytes()).hexdigest()}
+        return recipe
+
+    def pictures_hash(self, split: str) -> str:
+        """SHA-256 of what a split's pictures contain, in the order of their positions."""
+        pictures = self._split(split)
+        if split not in self._hashes:
+            self._hashes[split] = hashlib.sha256(np.ascontiguousarray(pictures.digests()).tobytes()).hexdigest()
+        return self._hashes[split]
+
+    @property
+    def changes_each_epoch(self) -> bool:
+        """Whether the augmentation gives another input for a training picture in each epoch."""
+        return not self._ready[1].deterministic
+
+    @property
+    def _ready(self) -> tuple[Preprocessing, Augmentation, int]:
+        if self._prepared is None:
+            raise RuntimeError("prepare() comes before the first loader")
+        return self._prepared
+
+    def _feed(self, split: str, train: bool) -> AskFeed | None:
+        feeding = self.feeding
+        return None if feeding is None else lambda epoch: feeding(split, train=train, epoch=epoch)
+
+    def _dataset(self, split: str, *, train: bool) -> tuple[PictureDataset, Labels | None]:
+        """The pictures as they are trained on or evaluated, and the position of each index that a sampler asks for."""
+        pictures = self._split(split)
+        preprocessing, augmentation, seed = self._ready
+        if not train:
+            plain, is_random = augmentation.evaluation_transform(preprocessing, split)
+            # what is random is so by content, not by the place in a listing
+            order = canonical_order(pictures) if is_random else None
+            return PictureDataset(pictures, plain, seed if is_random else None, order), order
+        order = canonical_order(pictures)
+        transform = augmentation.train_transform(preprocessing)
+        return PictureDataset(pictures, transform, None if augmentation.deterministic else seed, order), order
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         """Training batches of each of ``world_size`` processes, before any of them runs.
@@ -245,13 +324,19 @@ class ImageData(LightningDataModule):
         """Lightning's hook."""
         return self.loader("test")
 
-    def _loader(self, dataset: PictureDataset, sampler: Any, skipped: dict[str, str] | None = None) -> PictureLoader:
+    def _loader(
+        self,
+        dataset: PictureDataset,
+        sampler: Any,
+        feed: AskFeed | None = None,
+        skipped: dict[str, str] | None = None,
+    ) -> PictureLoader:
         trainer = self.trainer
         processes = trainer.num_devices if trainer else 1
         on_gpu = trainer.strategy.root_device.type == "cuda" if trainer else torch.cuda.is_available()
         workers = worker_count(self.workers, in_memory=self.in_memory, processes=processes)
         return make_loader(
-            dataset, sampler, batch_size=self.batch_size, workers=workers, pin_memory=on_gpu, skipped=skipped
+            dataset, sampler, batch_size=self.batch_size, workers=workers, pin_memory=on_gpu, skipped=skipped, feed=feed
         )
 
     def _split(self, name: str) -> ImageSplit:

@@ -6,17 +6,18 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from frostline import signals
 from frostline.data.randomness import derive_seed, kept_generators, seed_generators
-from frostline.data.samplers import Key
+from frostline.data.samplers import Key, TrainingSampler
 from frostline.data.splits import ImageSplit, Labels
 from frostline.data.transforms import ImageTransform
 from frostline.errors import DataError, FrostlineError
@@ -50,6 +51,37 @@ class Delivery(NamedTuple):
 
     batch: Batch | None
     unreadable: list[Unreadable]
+
+
+class Rows(Protocol):
+    """What a frozen body makes of the pictures of a split, by their positions in it.
+
+    Attributes:
+        faults: position to picture, where one cannot be read and so has no row.
+    """
+
+    faults: Mapping[int, Unreadable]
+
+    def rows(self, positions: Labels) -> Tensor:
+        """A copy of the rows of ``[N]`` int64 positions: ``[N, ...]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a loader gives in an epoch.
+
+    Attributes:
+        views: in how many fixed ways training pictures are augmented; 0 augments them anew in each epoch.
+        features: the rows of a view, which stand in for its pictures; None where pictures are read.
+    """
+
+    views: int = 0
+    features: Callable[[int], Rows] | None = None
+
+
+AskFeed = Callable[[int], Feed]
+"""Says what an epoch, by its number, is made of."""
 
 
 class PictureDataset(Dataset[Sample | Unreadable]):
@@ -86,8 +118,30 @@ class PictureDataset(Dataset[Sample | Unreadable]):
             # a plain index comes from the samplers that Lightning puts in for overfit_batches
             return [self._sample(key if isinstance(key, Key) else Key(0, key)) for key in keys]
 
+    def _position(self, key: Key) -> int:
+        return key.index if self._order is None else int(self._order[key.index])
+
+    def computed(self, keys: Sequence[Key | int], features: Callable[[int], Rows]) -> Delivery:
+        """What comes of a batch whose pictures have been through the frozen body: no picture is read."""
+        wanted = [key if isinstance(key, Key) else Key(0, key) for key in keys]
+        placed = [(key, self._position(key)) for key in wanted]
+        views = {key.epoch: features(key.epoch) for key in wanted}
+        unreadable = [views[key.epoch].faults[at] for key, at in placed if at in views[key.epoch].faults]
+        good = [(key, at) for key, at in placed if at not in views[key.epoch].faults] if unreadable else placed
+        if not good:
+            return Delivery(None, unreadable)
+        positions = np.array([at for _, at in good], dtype=np.int64)
+        batch = Batch(
+            images=_of_views([key.epoch for key, _ in good], positions, views),
+            targets=torch.from_numpy(self._split.labels[positions].astype(np.int64)),
+            indices=torch.from_numpy(positions),
+            valid=torch.tensor([key.valid for key, _ in good]),
+            features=True,
+        )
+        return Delivery(batch, unreadable)
+
     def _sample(self, key: Key) -> Sample | Unreadable:
-        position = key.index if self._order is None else int(self._order[key.index])
+        position = self._position(key)
         try:
             picture = self._split.image(position)
         except FrostlineError as error:
@@ -98,6 +152,14 @@ class PictureDataset(Dataset[Sample | Unreadable]):
             repeat = (key.repeat,) if key.repeat else ()
             seed_generators(derive_seed("augmentation", self._seed, key.epoch, key.index, *repeat))
         return Sample(self._transform(picture), int(self._split.labels[position]), position, key.valid)
+
+
+def _of_views(numbers: Sequence[int], positions: Labels, views: Mapping[int, Rows]) -> Tensor:
+    """``[N, ...]`` rows, each of its own view; in an epoch that repeats no picture all are of one."""
+    if len(views) == 1:
+        return next(iter(views.values())).rows(positions)
+    parts = [views[number].rows(positions[at : at + 1]) for at, number in enumerate(numbers)]
+    return torch.cat(parts)
 
 
 def collate(samples: list[Sample | Unreadable]) -> Delivery:
@@ -124,21 +186,46 @@ class PictureLoader(DataLoader[Any]):
     Args:
         skipped: where given, pictures that cannot be read are left out of their batch and noted here, name to reason;
             else the first of them raises.
+        feed: where given, is asked at the first batch of each epoch what the epoch is made of.
         arguments: of a DataLoader.
     """
 
-    # Lightning, which puts in samplers of its own for overfit_batches, finds `skipped` by the name of its attribute
-    def __init__(self, *arguments: Any, skipped: dict[str, str] | None = None, **named: Any) -> None:
+    # Lightning, which puts in samplers of its own for overfit_batches, finds these by the names of their attributes
+    def __init__(
+        self,
+        *arguments: Any,
+        skipped: dict[str, str] | None = None,
+        feed: AskFeed | None = None,
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)
         self.skipped = skipped
+        self.feed = feed
 
     def __iter__(self) -> Any:
+        return self._raising(self.deliveries() if self.feed is None else self._fed(self.feed))
+
+    def _fed(self, feed: AskFeed) -> Iterator[Delivery]:
+        # asked late, when a trainer that has made its loaders stands where the epoch begins
+        sampler = self.sampler
+        told = feed(sampler.epoch if isinstance(sampler, TrainingSampler) else 0)
+        if isinstance(sampler, TrainingSampler):
+            sampler.views = told.views
+        if told.features is None:
+            yield from self.deliveries()
+            return
+        dataset = cast(PictureDataset, self.dataset)
+        assert self.batch_sampler is not None
+        for keys in self.batch_sampler:
+            yield dataset.computed(keys, told.features)
+
+    def deliveries(self) -> Iterator[Delivery]:
+        """An epoch of pictures, with those that cannot be read as values."""
         with warnings.catch_warnings():
             # Python 3.12 and later warn of forking beside threads. Workers decode on one thread of their own and take
             # no lock of the parent's; starting afresh instead would import torch in each of them.
             warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead", category=DeprecationWarning)
-            deliveries = super().__iter__()
-        return self._raising(deliveries)
+            return cast(Iterator[Delivery], super().__iter__())
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: see the class."""
@@ -189,12 +276,13 @@ def _fault(
 
 def make_loader(
     dataset: PictureDataset,
-    sampler: Sampler[Key],
+    sampler: Sampler[Key] | Sequence[Key],
     *,
     batch_size: int,
     workers: int,
     pin_memory: bool,
     skipped: dict[str, str] | None = None,
+    feed: AskFeed | None = None,
 ) -> PictureLoader:
     """A loader with the settings that all of ours share: workers persist, and the global generator is left alone."""
     return PictureLoader(
@@ -209,6 +297,7 @@ def make_loader(
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_main,
         skipped=skipped,
+        feed=feed,
     )
 
 

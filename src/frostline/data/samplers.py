@@ -20,7 +20,7 @@ class Key:
     """What a sampler asks a data set for.
 
     Attributes:
-        epoch: the epoch that a random augmentation belongs to.
+        epoch: the epoch, or the fixed view, that a random augmentation belongs to.
         index: position in the split.
         valid: False for a picture that only evens out the ranks.
         repeat: how often the epoch has the picture already; another repeat is augmented in another way.
@@ -82,7 +82,12 @@ class TrainingSampler(Sampler[Key]):
         seed: of the order.
         drop_last: leave out a last batch that is not full.
         placement: rank and world size.
+
+    Attributes:
+        views: pictures are augmented in so many ways, which epochs take in turn; 0 augments them anew in each.
     """
+
+    views: int = 0
 
     def __init__(
         self, length: int, batch_size: int, *, seed: int, drop_last: bool = False, placement: Placement = ALONE
@@ -94,6 +99,11 @@ class TrainingSampler(Sampler[Key]):
         self._per_rank = training_length(length, batch_size, drop_last=drop_last, world_size=placement.world_size)
         self._epoch = 0
         self._resume = (-1, 0)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next iteration."""
+        return self._epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of the next iteration; Lightning calls this before each epoch."""
@@ -115,8 +125,10 @@ class TrainingSampler(Sampler[Key]):
         resumed, batch = self._resume
         start = batch * self._batch_size if resumed == epoch else 0
         self._resume = (-1, 0)
+        views = self.views
         return (
-            Key(epoch, int(index), repeat=int(repeat))
+            # another repeat is another view, as far as there are any
+            Key((epoch + int(repeat)) % views, int(index)) if views else Key(epoch, int(index), repeat=int(repeat))
             for index, repeat in zip(indices[start:], repeats[start:], strict=True)
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from frostline.specs import BatchNormSpec, Curve
+from frostline.specs import BatchNormSpec, CacheSpec, Curve
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ class Phase:
         rewarm: the rise of the learning rate of a depth group that thaws in this phase.
         anneal: whether a depth group's learning rate falls to zero until it drops.
         bn: what batch norms do.
+        cache: whether features that stay the same in it are computed once.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Phase:
     rewarm: Warmup = Warmup()
     anneal: bool = False
     bn: BatchNormSpec = field(default_factory=BatchNormSpec)
+    cache: CacheSpec = field(default_factory=CacheSpec)
 
     @property
     def ends_by_metric(self) -> bool:

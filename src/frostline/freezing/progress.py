@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -182,6 +183,14 @@ class Progress:
         frozen = tuple(name for name in before.thawed if name not in after.thawed)
         self._gradients.forget(frozen)
         return Transition(step, after, enters_phase, thawed, frozen, reason)
+
+    def upcoming(self, step: int) -> Position:
+        """The position that ``advance`` will have gone on to before optimizer step ``step``; nothing is changed."""
+        ahead = copy.copy(self)
+        ahead._gradients = copy.deepcopy(self._gradients)
+        while ahead.advance(step) is not None:
+            pass
+        return ahead.position
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and what the triggers have counted and decided, as plain types."""

@@ -151,6 +151,7 @@ class _Resolver:
         kept = partial(_kept, self.faults)
         kept(partial(self._check_stages, key))
         kept(partial(self._check_start, key))
+        kept(partial(self._check_views, key))
         lr = kept(
             partial(
                 resolve_lr,
@@ -183,6 +184,7 @@ class _Resolver:
             rewarm=rewarm,
             anneal=bool(self.spec.walk and self.spec.walk.anneal),
             bn=self.spec.bn or self.freeze.bn,
+            cache=self.spec.cache,
         )
 
     @property
@@ -244,6 +246,10 @@ class _Resolver:
 
     def _or_spread(self, key: str) -> str:
         return "" if self._each == EachSpec() else f"; without {key}.walk.each the stages share the phase evenly"
+
+    def _check_views(self, key: str) -> None:
+        if self.spec.cache.views < 1:
+            raise ConfigError(f"{key}.cache.views is {self.spec.cache.views}.", mend="Give a whole number from 1.")
 
     def _check_start(self, key: str) -> None:
         if StartFrom(self.spec.start) is StartFrom.last:

@@ -26,6 +26,7 @@ from frostline.freezing import (
 )
 from frostline.optim import undecayed
 from frostline.runs.announcing import announce
+from frostline.runs.caching import plan_cache
 from frostline.runs.class_table import ClassFigures, class_figures, class_records, class_table, imbalance
 from frostline.runs.folder import make_folder
 from frostline.runs.parts import Parts, build_parts, rank_count, require_monitor
@@ -60,6 +61,9 @@ def inspect(config: DictConfig) -> None:
     depth, phases = depth_figures(parts, found.groups), phase_figures(parts, found.phases)
     _print("Depth", depth_table(depth, weight_decay))
     _print("Phases", phase_table(phases))
+    cached = plan_cache(config, parts).sentences(len(parts.data.splits["train"]))
+    for name, sentence in cached.items():
+        print(f"cached    {name}: {sentence}")
     for note in notes(parts.schedule):
         print(f"note: {note}")
     folder = make_folder(Path(config.output) / "inspect", str(config.name))
@@ -67,7 +71,7 @@ def inspect(config: DictConfig) -> None:
     save_config(config, folder / "config.yaml")
     write_text(folder / "classes.csv", _csv(class_records(classes)))
     write_text(folder / "depth.csv", _csv(depth_records(depth, weight_decay)))
-    write_text(folder / "phases.csv", _csv(phase_records(phases)))
+    write_text(folder / "phases.csv", _csv(phase_records(phases, cached)))
     draw_plan(folder, parts.schedule, parts.task.base_lr, plot_name(config))
     draw_sheet(folder / "pictures.png", parts, config, plot_name(config))
     print(f"written: {folder}", flush=True)
@@ -219,8 +223,8 @@ def _cost_cells(found: PhaseFigures) -> list[str]:
     return [f"{sign}{readable_size(found.cost.activation_bytes)}", f"{sign}{found.relative_cost:.0%}"]
 
 
-def phase_records(figures: Sequence[PhaseFigures]) -> list[dict[str, Any]]:
-    """The phases for a program: numbers as they are, None where there is none."""
+def phase_records(figures: Sequence[PhaseFigures], cached: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The phases for a program: numbers as they are, None where there is none; ``cached`` as `CachePlan.sentences`."""
     return [
         {
             "phase": found.row.phase_name,
@@ -238,6 +242,7 @@ def phase_records(figures: Sequence[PhaseFigures]) -> list[dict[str, Any]]:
             "activation_bytes": None if found.cost is None else found.cost.activation_bytes,
             "relative_cost": found.relative_cost,
             "estimated": found.estimated,
+            "cached": cached[found.row.phase_name],
         }
         for found in figures
     ]

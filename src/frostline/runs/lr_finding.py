@@ -52,7 +52,8 @@ def _range_test(parts: Parts, device: torch.device) -> list[tuple[float, float]]
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
-        loss: Tensor = task.loss(task(batch.images.to(device)), batch.targets.to(device))
+        logits = task.logits(batch._replace(images=batch.images.to(device)))
+        loss: Tensor = task.loss(logits, batch.targets.to(device))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()

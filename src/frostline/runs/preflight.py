@@ -47,6 +47,7 @@ def preflight(
     trainer: Trainer,
     *,
     free: Callable[[Path], int] = disk_free,
+    tries_input: bool = True,
 ) -> None:
     """Look for what would stop the run later; silent when all is well, and nothing is left changed.
 
@@ -58,6 +59,7 @@ def preflight(
         folder: of the run.
         trainer: with the callbacks of the run.
         free: tells the room on the disk of a folder, in bytes.
+        tries_input: whether to run the model on two pictures; not needed where its features are known already.
 
     Raises:
         FrostlineError: of the kind of the gravest fault: config before data before storage; all are named.
@@ -67,7 +69,7 @@ def preflight(
     faults: list[FrostlineError] = []
     with kept_generators():
         faults += batch_norm_faults(parts.data, parts.schedule, parts.task.model, ranks=ranks, sync=_synced(config))
-        faults += input_faults(parts, str(config.backbone.name))
+        faults += input_faults(parts, str(config.backbone.name)) if tries_input else []
         faults += share_faults(parts.data, splits, ranks)
         if trainer.is_global_zero:
             faults += data_faults(parts.data, splits)

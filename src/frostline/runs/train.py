@@ -18,6 +18,7 @@ from frostline.data import ImageData, write_division
 from frostline.errors import NumericsError
 from frostline.freezing import FreezeSchedule, Position
 from frostline.runs.announcing import announce, show_scores
+from frostline.runs.caching import RunCache, show
 from frostline.runs.evaluate import write_evaluation
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
@@ -55,18 +56,17 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
     if resumed and over and folder.finished:
         return say_it_is_done(folder, resumed, test=config.test)
     monitor = spec_of(config.monitor, MonitorSpec)
+    follow = FollowSchedule(parts.schedule, folder.schedule)
     trainer = make_trainer(
         config,
         folder,
-        before=[
-            FollowSchedule(parts.schedule, folder.schedule),
-            WatchNumbers(config.on_nan.action, config.on_nan.at_most),
-        ],
+        before=[follow, WatchNumbers(config.on_nan.action, config.on_nan.at_most)],
         after=EpochLines(monitor.metric, monitor.mode.name),
         resumed=resumed,
     )
     checkpointing(trainer).identity = own
-    preflight(config, parts, folder, trainer)
+    cache = RunCache(config, parts, trainer, follow)
+    preflight(config, parts, folder, trainer, tries_input=not cache.is_warm)
     if trainer.is_global_zero:
         announce(
             parts.data,
@@ -74,16 +74,20 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             parts.schedule,
             config.backbone.name,
             adapted=parts.adapter.sentence(),
-            notes=parts.notes,
+            notes=(*parts.notes, *cache.plan.notes()),
             # those of a run that goes on may have begun at other steps than planned
             phases=resumed is None,
         )
+        for line in cache.plan.lines():
+            show(line)
         write_provenance(folder, _provenance(config, parts), resumed)
         write_division(folder.splits, parts.data.classes, parts.data.splits)
     scores: dict[str, float] = {}
     if config.lr_find:
-        scores["lr_find/lr"] = base_learning_rate(parts, folder, trainer, resumed)
-    scores |= fit(trainer, parts.task, parts.data, parts.data, resumed, over=over)
+        with cache.measuring():
+            scores["lr_find/lr"] = base_learning_rate(parts, folder, trainer, resumed)
+    with cache.training():
+        scores |= fit(trainer, parts.task, parts.data, parts.data, resumed, over=over)
     scores |= select(trainer, parts, folder)
     if scored_on_test(config, parts.data):
         scores |= test(trainer, parts, folder)

@@ -109,10 +109,12 @@ class ClassificationTask(ScoringTask):
         """The loss of one batch."""
         seed = stateless_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(seed)
-        images, targets = batch.images, batch.targets
+        targets = batch.targets
         if self.mixer is not None:
-            images, targets = self.mixer(images, targets, seed)
-        logits = self(images)
+            images, targets = self.mixer(batch.images, targets, seed)
+            logits = self.logits(batch._replace(images=images))
+        else:
+            logits = self.logits(batch)
         loss: Tensor = self.loss(logits, targets)
         self.train_scores.update(logits.detach(), batch.targets, loss.detach())
         return loss + self.regularizer.penalty(self.model, self.trainable or frozenset())

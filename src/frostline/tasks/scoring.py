@@ -41,6 +41,7 @@ class ScoringTask(LightningModule):
 
     Attributes:
         predictions: of the last test; the same on every rank.
+        classifier: the path of the module that takes the features of a batch that has them.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ScoringTask(LightningModule):
         self.loss = loss
         self.val_scores = SplitScores(metrics, "val")
         self.test_scores = SplitScores(metrics, test_as)
+        self.classifier: str | None = None
         self.predictions: Predictions | None = None
         self._tested: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -66,6 +68,20 @@ class ScoringTask(LightningModule):
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.model(images)
+        return logits
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits ``[B, K]`` of a batch: by the whole model, or by the classifier alone where it has features.
+
+        Raises:
+            RuntimeError: it has features, but nobody said which module takes them.
+        """
+        if not batch.features:
+            logits: Tensor = self(batch.images)
+            return logits
+        if self.classifier is None:
+            raise RuntimeError("a batch of features came to a task that does not know which module takes them")
+        logits = self.model.get_submodule(self.classifier)(batch.images)
         return logits
 
     def on_validation_epoch_start(self) -> None:
@@ -89,7 +105,7 @@ class ScoringTask(LightningModule):
         self._tested.append((indices, batch.targets, probabilities))
 
     def _score(self, scores: SplitScores, batch: Batch) -> Tensor:
-        logits: Tensor = self(batch.images).float()
+        logits = self.logits(batch).float()
         probabilities = logits.softmax(dim=1)
         if self.trainer.world_size == 1:
             scores.update(probabilities, batch.targets, self.loss(logits, batch.targets))

@@ -1,0 +1,238 @@
+"""Features in the place of pictures: which epochs of a run get them, and the tables that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from frostline.data import ImageData
+from frostline.data.loading import Feed, Unreadable
+from frostline.errors import ConfigError
+from frostline.features.boundary import Boundary, Forward, NotCached, captured, in_eval
+from frostline.features.computing import Computed, Pass, Stopped, found_or_computed
+from frostline.features.keys import body_hash, body_tensors, feature_key
+from frostline.features.planning import Verdict
+from frostline.features.store import FeatureStore
+from frostline.features.table import FeatureTable
+from frostline.freezing import Position
+from frostline.specs import CacheMode
+
+
+class Clock(Protocol):
+    """Where a run is that is being trained."""
+
+    def current(self) -> Position:
+        """What the schedule has gone on to."""
+        ...
+
+    def upcoming(self) -> Position:
+        """What it will have gone on to before the next batch."""
+        ...
+
+    def is_stopping(self) -> bool:
+        """Whether the run is about to be saved and ended."""
+        ...
+
+
+@dataclass
+class FrozenBody:
+    """The part of a model below its classifier, and how it is run.
+
+    Attributes:
+        model: unwrapped.
+        boundary: where its body ends.
+        forward: runs it on pictures of its device, in the precision of the run.
+        settings: all that changes the numbers that come out, beside the model, as plain types.
+    """
+
+    model: nn.Module
+    boundary: Boundary
+    forward: Forward
+    settings: dict[str, Any] = field(default_factory=dict)
+    _known: tuple[tuple[tuple[int, int, int], ...], str] = ((), "")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.model.parameters()).device
+
+    def hash(self) -> str:
+        """Of what is frozen; computed again where a tensor was written to since."""
+        # a tensor counts the writes to it
+        tensors = [tensor for _, tensor in body_tensors(self.model, self.boundary)]
+        now = tuple((id(tensor), tensor.data_ptr(), _writes(tensor)) for tensor in tensors)
+        if self._known[0] != now:
+            self._known = (now, body_hash(self.model, self.boundary))
+        return self._known[1]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``[B, ...]`` what comes into the classifier, on the CPU."""
+        with in_eval(self.model):
+            features, _ = captured(self.model, self.boundary, self.forward, images.to(self.device, non_blocking=True))
+        return features.cpu()
+
+
+def _writes(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+class CachedPhases:
+    """Says what each epoch of each loader is made of: `frostline.data.base.Feeding`.
+
+    In a phase that caches, a table of features stands in for the pictures of each split; it is computed, or found in
+    the store, where the split is first asked for. What is computed is known by all that it depends on, weights
+    included, so that another run, or another phase, finds it or does not.
+
+    Args:
+        verdicts: on each phase of the run.
+        body: what is frozen.
+        data: prepared.
+        store: keeps what is computed.
+        say: takes a line for the person.
+    """
+
+    def __init__(
+        self,
+        verdicts: Sequence[Verdict],
+        body: FrozenBody,
+        data: ImageData,
+        store: FeatureStore,
+        say: Callable[[str], None],
+    ) -> None:
+        self.verdicts = list(verdicts)
+        self.body = body
+        self.data = data
+        self.store = store
+        self.clock: Clock | None = None
+        self._say = say
+        self._tables: dict[str, FeatureTable] = {}
+        self._refused: set[int] = set()
+        self._current = 0
+        self._noted = 0
+
+    def __call__(self, split: str, *, train: bool, epoch: int) -> Feed:
+        """What a loader of ``split`` gives in the epoch that begins."""
+        number = self._phase(train)
+        verdict = self.verdicts[number]
+        if number != self._current:
+            # what the phase before had in memory is in the store, if it is wanted again
+            self._current, self._tables = number, {}
+        views = verdict.views if train and verdict.views > 1 else 0
+        if not verdict.holds or number in self._refused or self.data.recipe(split, train=train) is None:
+            return Feed(views)
+        needed = self._needed(views, epoch)
+        if not (verdict.is_cached or all(self._is_stored(split, train=train, view=view) for view in needed)):
+            return Feed(views)
+        try:
+            # an evaluation may be a part of inference mode, whose tensors no gradient can come through
+            with torch.inference_mode(False):
+                tables = {view: self._table(split, train=train, view=view) for view in needed}
+        except NotCached as reason:
+            self._refuse(number, reason)
+            return Feed(views)
+        except Stopped:
+            return Feed(views)
+        return Feed(views, lambda view: tables[view if views else 0])
+
+    @contextmanager
+    def following(self, clock: Clock) -> Iterator[None]:
+        """While a run is trained, its clock says which phase a split is for; else it is the last one."""
+        self.clock = clock
+        try:
+            yield
+        finally:
+            self.clock = None
+
+    def is_found(self, number: int, splits: Sequence[str]) -> bool:
+        """Whether the store has all features that a phase would begin with, for the body as it is."""
+        views = self.verdicts[number].views
+        keys = [
+            self._key(split, train=split == "train", view=view)
+            for split in splits
+            if self.data.recipe(split, train=split == "train") is not None
+            for view in range(views if split == "train" else 1)
+        ]
+        return bool(keys) and all(self.store.find(key) is not None for key in keys)
+
+    def _phase(self, train: bool) -> int:
+        if self.clock is None:
+            return len(self.verdicts) - 1
+        return (self.clock.upcoming() if train else self.clock.current()).phase
+
+    def _needed(self, views: int, epoch: int) -> list[int]:
+        """The views of an epoch; one that repeats pictures may show any of them."""
+        if not views:
+            return [0]
+        return list(range(views)) if self.data.sampler == "balanced" else [epoch % views]
+
+    def _refuse(self, number: int, reason: NotCached) -> None:
+        verdict = self.verdicts[number]
+        if verdict.mode is CacheMode.require:
+            problem = f"freeze.phases.{verdict.phase}.cache.mode=require cannot hold: {reason}."
+            raise ConfigError(problem, mend=f"Set freeze.phases.{verdict.phase}.cache.mode=auto.") from reason
+        self._refused.add(number)
+        self._say(f"phase {verdict.phase} is not cached: {reason}")
+
+    def _is_stored(self, split: str, *, train: bool, view: int) -> bool:
+        key = self._key(split, train=train, view=view)
+        return key in self._tables or self.store.find(key) is not None
+
+    def _key(self, split: str, *, train: bool, view: int) -> str:
+        recipe = self.data.recipe(split, train=train)
+        assert recipe is not None
+        return feature_key(
+            {
+                "body": self.body.hash(),
+                "boundary": self.body.boundary.path,
+                "settings": self.body.settings,
+                "input": recipe,
+                "view": view,
+                "pictures": self.data.pictures_hash(split),
+            }
+        )
+
+    def _table(self, split: str, *, train: bool, view: int) -> FeatureTable:
+        key = self._key(split, train=train, view=view)
+        if key not in self._tables:
+            pictures = self.data.splits[split]
+            work = Pass(
+                key,
+                len(pictures),
+                partial(self.data.deliveries, split, train=train, view=view),
+                self.body,
+                self.clock.is_stopping if self.clock else lambda: False,
+            )
+            computed = found_or_computed(self.store, work)
+            computed.table.faults = self._faults(computed.table, split, train=train, view=view)
+            self._tables[key] = computed.table
+            self._tell(split, view, computed)
+        return self._tables[key]
+
+    def _faults(self, table: FeatureTable, split: str, *, train: bool, view: int) -> dict[int, Unreadable]:
+        """The pictures of rows without a number, read again: one that can be read has made such a row by itself."""
+        found: dict[int, Unreadable] = {}
+        empty = table.empty_rows()
+        start = 0
+        for batch, unreadable in self.data.deliveries(split, train=train, view=view, positions=empty) if empty else ():
+            read = [] if batch is None else batch.indices.tolist()
+            asked = empty[start : start + len(read) + len(unreadable)]
+            found.update(zip([at for at in asked if at not in read], unreadable, strict=True))
+            start += len(asked)
+        return found
+
+    def _tell(self, split: str, view: int, computed: Computed) -> None:
+        count, seconds = len(computed.table), computed.seconds
+        how = "found"
+        if seconds is not None:
+            how = f"computed in {seconds:.1f} s ({count / max(seconds, 1e-9):,.0f} a second)"
+        which = f", view {view}" if view else ""
+        self._say(f"features of {count:,} {split} pictures{which}: {how}")
+        for note in self.store.notes[self._noted :]:
+            self._say(note)
+        self._noted = len(self.store.notes)

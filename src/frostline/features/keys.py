@@ -1,0 +1,115 @@
+"""What features are a function of, as hashes: where any of it is another, so is the key."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.resources
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from frostline.features.boundary import Boundary
+
+FORMAT = 1
+"""Of what is stored; another one makes all keys others."""
+
+PACKAGES = ("torch", "timm", "torchvision", "pillow")
+# what of Frostline's own stands between a stored picture and a feature
+SOURCES = (
+    "data/augmentation.py",
+    "data/base.py",
+    "data/decoding.py",
+    "data/geometry.py",
+    "data/loading.py",
+    "data/randomness.py",
+    "data/transforms.py",
+    "features/boundary.py",
+    "features/computing.py",
+)
+_NOT_OF_THE_BODY = {"training", "num_classes"}
+
+
+def body_hash(model: nn.Module, boundary: Boundary) -> str:
+    """SHA-256 of all of a model but its classifier: modules and their settings, parameters and buffers by their bytes.
+
+    Two models of one hash make the same features of a picture. Buffers that are not saved count too.
+    """
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        if not boundary.above(name):
+            settings = json.dumps([name, type(module).__qualname__, dict(_settings(module))], default=repr)
+            digest.update(settings.encode())
+    for name, tensor in body_tensors(model, boundary):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(_bytes(tensor).data)
+    return digest.hexdigest()
+
+
+def body_tensors(model: nn.Module, boundary: Boundary) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers below the boundary, by name."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not boundary.above(name):
+            yield name, tensor
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module was told beside its tensors, as far as it is plain: a number of heads, a kind of pooling."""
+    yield "", module.extra_repr()
+    for name, value in sorted(vars(module).items()):
+        if not name.startswith("_") and name not in _NOT_OF_THE_BODY:
+            if _is_plain(value):
+                yield name, repr(value)
+            elif callable(value) and hasattr(value, "__qualname__"):
+                yield name, f"{value.__module__}.{value.__qualname__}"
+            elif isinstance(value, functools.partial) and hasattr(value.func, "__qualname__"):
+                plain = {key: repr(kept) for key, kept in value.keywords.items() if _is_plain(kept)}
+                yield name, [f"{value.func.__module__}.{value.func.__qualname__}", plain]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, str | int | float | bool | torch.dtype | torch.Size)
+
+
+def _bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    content: npt.NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    return content
+
+
+def feature_key(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain types, together with the versions of what computes, as 64 hexadecimal digits."""
+    everything = {**content, "format": FORMAT, "packages": _versions(), "sources": _sources()}
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def arithmetic(device: torch.device) -> dict[str, Any]:
+    """The settings of torch that change how numbers round."""
+    return {
+        "device": device.type,
+        "matmul": torch.get_float32_matmul_precision(),
+        "tf32": torch.backends.cudnn.allow_tf32 if device.type == "cuda" else None,
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@functools.cache
+def _sources() -> str:
+    package = Path(str(importlib.resources.files("frostline")))
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        digest.update((package / name).read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,183 @@
+"""Which phases compute features once: what forbids it, in words, before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from frostline.config import compose, spec_of
+from frostline.errors import ConfigError
+from frostline.features import CachedPhases, FeatureStore, FrozenBody, find_boundary
+from frostline.freezing import Position
+from frostline.runs.caching import CachePlan, plan_cache
+from frostline.runs.parts import build_parts
+from frostline.specs import CacheMode, FreezeSpec
+
+PROBE = ["backbone.name=test_resnet", "backbone.weights=none", "data.labels_per_class=8", "data.size=32", "trainer=cpu"]
+PROBE += ["freeze=linear_probe", "augment=none", "data.batch_size=8"]
+TWO = ["freeze=lp_ft", "trainer.max_epochs=8"]
+
+
+def planned(*more: str) -> CachePlan:
+    config = compose("train", [*PROBE, *more])
+    return plan_cache(config, build_parts(config))
+
+
+REFUSED = {
+    "changes each picture anew": ["augment=light"],
+    "mixes the pictures": ["augment.mixup=0.2"],
+    "trains more than the classifier": ["freeze.phases.probe.train='head + top:1'"],
+    "dropout before its classifier": ["+backbone.kwargs.drop_rate=0.1"],
+    "running statistics of": ["freeze.bn.frozen=batch"],
+    "2 processes": ["trainer.devices=2", "trainer.strategy=ddp"],
+    "has 2 classifiers": ["backbone.name=deit_tiny_distilled_patch16_224"],
+    "cannot be told": ["augment.transforms=[{_target_: torchvision.transforms.RandomInvert}]"],
+    "ends inside an epoch": [*TWO, "freeze.phases.probe.until.fraction=null", "+freeze.phases.probe.until.steps=13"],
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_cannot_hold_is_refused_with_the_reason_where_it_is_required(reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as refused:
+        planned(*REFUSED[reason], "freeze.phases.probe.cache.mode=require")
+    assert "freeze.phases.probe.cache.mode=require" in str(refused.value)
+    plan = planned(*REFUSED[reason])
+    assert reason in plan.sentences(80)["probe"]
+    noted = any(reason in note for note in plan.notes())
+    # nobody expects it of a phase that trains more
+    assert noted == (reason != "trains more than the classifier")
+
+
+def test_what_forbids_it_in_a_later_phase() -> None:
+    after = [
+        "freeze.phases.full={train: all, until: {epochs: 2}}",
+        "+freeze.phases.again={train: head, until: {epochs: 3}}",
+    ]
+    plan = planned("freeze=linear_probe", "freeze.phases.probe.until={epochs: 2}", *after, "trainer.max_epochs=7")
+    assert [verdict.is_cached for verdict in plan.verdicts] == [True, False, True]
+    best = planned(
+        "freeze.phases.probe.until={epochs: 2}", *after, "freeze.phases.again.start=best", "trainer.max_epochs=7"
+    )
+    assert "starts from the best" in best.verdicts[2].why_not
+    averaged = planned("freeze.phases.probe.until={epochs: 2}", *after, "trainer.max_epochs=7", "callbacks=ema")
+    assert "averages of weights" in averaged.verdicts[2].why_not
+    assert averaged.verdicts[0].is_cached
+
+
+def test_it_is_cached_where_epochs_exceed_views() -> None:
+    assert planned("trainer.max_epochs=2").sentences(80)["probe"] == (
+        "yes: 80 pictures x 96 x 4 bytes = 30.7 kB; 2 epochs > 1 view"
+    )
+    assert planned("trainer.max_epochs=1").sentences(80)["probe"] == "no: it does not pay: 1 epoch <= 1 view"
+    views = ["augment=light", "freeze.phases.probe.cache.views=4"]
+    assert planned(*views, "trainer.max_epochs=4").sentences(80)["probe"] == "no: it does not pay: 4 epochs <= 4 views"
+    assert planned(*views, "trainer.max_epochs=5").verdicts[0].is_cached
+    required = planned(*views, "trainer.max_epochs=2", "freeze.phases.probe.cache.mode=require")
+    assert required.verdicts[0].is_cached
+
+
+@pytest.mark.parametrize("override", ["freeze.phases.probe.cache.mode=off", "freeze.phases.probe.cache={mode: off}"])
+def test_off_is_off(override: str) -> None:
+    plan = planned(override)
+    assert plan.sentences(80) == {"probe": "no: cache.mode=off"}
+    assert plan.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"), [("views=0", "views is 0"), ("mode=always", "always"), ("vews=2", "vews")]
+)
+def test_what_is_misspelt_is_a_fault(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        planned(f"freeze.phases.probe.cache.{override}")
+
+
+def test_off_is_off_in_a_file_of_yaml() -> None:
+    # YAML 1.1 reads a bare off as false
+    freeze = spec_of(OmegaConf.create("phases: {probe: {train: head, cache: {mode: off}}}"), FreezeSpec)
+    assert freeze.phases["probe"].cache.mode is CacheMode.off
+
+
+# --- while a run is trained -------------------------------------------------------------------------------------------
+
+
+class At:
+    """The clock of a run that stands in its first phase."""
+
+    def __init__(self, *, stopping: bool = False) -> None:
+        self.stopping = stopping
+
+    def current(self) -> Position:
+        return Position()
+
+    def upcoming(self) -> Position:
+        return Position()
+
+    def is_stopping(self) -> bool:
+        return self.stopping
+
+
+@pytest.fixture
+def fed(tmp_path: Path):
+    def made(*more: str) -> tuple[CachedPhases, list[str]]:
+        config = compose("train", [*PROBE, "trainer.max_epochs=3", *more])
+        parts = build_parts(config)
+        said: list[str] = []
+        model = parts.task.model
+        body = FrozenBody(model, find_boundary(model), model.forward)
+        store = FeatureStore(tmp_path, 1 << 24)
+        return CachedPhases(plan_cache(config, parts).verdicts, body, parts.data, store, said.append), said
+
+    return made
+
+
+def test_a_signal_ends_the_pass_and_the_epoch_begins_with_pictures(fed) -> None:
+    phases, said = fed()
+    with phases.following(At(stopping=True)):
+        assert phases("train", train=True, epoch=0).features is None
+    assert said == []
+    with phases.following(At()):
+        assert phases("train", train=True, epoch=0).features is not None
+        assert phases("train", train=True, epoch=1).features is not None
+    assert len(said) == 1
+    assert said[0].startswith("features of 80 train pictures: computed in")
+
+
+def test_what_turns_out_not_to_hold_is_said_once_or_refused(fed) -> None:
+    for mode in ("auto", "require"):
+        phases, said = fed(f"freeze.phases.probe.cache.mode={mode}")
+        model = phases.body.model
+        phases.body.forward = lambda images, model=model: (model(images), model(images))
+        with phases.following(At()):
+            if mode == "require":
+                with pytest.raises(ConfigError, match="runs 2 times"):
+                    phases("train", train=True, epoch=0)
+                continue
+            assert phases("train", train=True, epoch=0).features is None
+            assert phases("train", train=True, epoch=1).features is None
+        assert len(said) == 1
+        assert "phase probe is not cached: its classifier, fc, runs 2 times" in said[0]
+
+
+def test_a_cached_phase_with_fixed_views_computes_each_as_its_turn_comes(fed) -> None:
+    phases, said = fed("augment=light", "freeze.phases.probe.cache.views=2")
+    with phases.following(At()):
+        assert phases("train", train=True, epoch=0).views == 2
+        assert len(said) == 1
+        assert phases("train", train=True, epoch=2).features is not None
+        assert len(said) == 1
+        assert phases("train", train=True, epoch=3).features is not None
+        assert phases("val", train=False, epoch=0).views == 0
+    assert [line.partition(":")[0] for line in said] == [
+        "features of 80 train pictures",
+        "features of 80 train pictures, view 1",
+        "features of 269 val pictures",
+    ]
+
+
+def test_a_model_without_a_boundary_has_a_plan() -> None:
+    more = ["backbone.name=deit_tiny_distilled_patch16_224", "augment=light", "freeze.phases.probe.cache.views=2"]
+    plan = planned(*more)
+    assert plan.boundary is None
+    assert not plan.verdicts[0].holds
