@@ -80,7 +80,9 @@ def test_a_sweep_names_the_job_that_failed_and_finishes_the_others(
     assert all(Path(row["folder"]).parent == sweep for row in rows)
     assert "test/accuracy" not in rows[0]
     assert float(rows[0]["val/accuracy"]) >= 0
-    assert (sweep / "sweep.md").read_text().count("\n") == 6
+    jobs, _, means = (sweep / "sweep.md").read_text().partition("Mean ± standard deviation over seed")
+    assert jobs.count("| done |") == 2
+    assert "| 1e+30 | 0 | 2 |" in means
     assert all(row["folder"] in done.stdout for row in rows)
     assert not (Path(rows[0]["folder"]) / "predictions").exists()
 
@@ -115,7 +117,7 @@ def test_inspect_writes_what_it_shows_and_trains_nothing(tmp_path: Path) -> None
     (written,) = (tmp_path / "outputs").iterdir()
     (folder,) = written.iterdir()
     assert written.name == "inspect"
-    files = {"config.yaml", "depth.csv", "phases.csv", "thaw_plan.png", "thaw_plan.svg"}
+    files = {"config.yaml", "classes.csv", "depth.csv", "phases.csv", "pictures.png", "thaw_plan.png", "thaw_plan.svg"}
     assert {path.name for path in folder.iterdir()} == files
 
 
