@@ -1,6 +1,6 @@
 """Frozen features, computed once and kept."""
 
-from frostline.features.boundary import Boundary, NotCached, check_boundary, find_boundary
+from frostline.features.boundary import Boundary, NotCached, check_boundary, find_boundary, in_eval
 from frostline.features.entry import Features
 from frostline.features.feeding import CachedPhases, FrozenBody
 from frostline.features.keys import arithmetic, body_hash
@@ -24,6 +24,7 @@ __all__ = [
     "check_boundary",
     "default_store",
     "find_boundary",
+    "in_eval",
     "plan",
     "refuse_required",
 ]

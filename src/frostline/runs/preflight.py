@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from frostline.data.loading import collate
 from frostline.data.randomness import kept_generators
 from frostline.data.samplers import training_length
 from frostline.errors import ConfigError, DataError, FrostlineError, StorageError
+from frostline.features import in_eval
 from frostline.freezing import FreezeSchedule, module_modes
 from frostline.runs.data_checks import check_data
 from frostline.runs.folder import RunFolder
@@ -174,7 +174,7 @@ def input_faults(parts: Parts, name: str) -> list[FrostlineError]:
     shown = " x ".join(map(str, size))
     mend = f"{_pretrained_with(model)}Set data.size, or choose another backbone."
     try:
-        with _in_eval(model), torch.no_grad():
+        with in_eval(model), torch.no_grad():
             # forward itself: calling a compiled model would compile it for this
             logits = model.forward(torch.zeros(2, *size))
     except Exception as error:  # a model may fail in any way on an input that it was not made for
@@ -194,17 +194,6 @@ def _pretrained_with(model: nn.Module) -> str:
     told: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     size = told.get("input_size")
     return f"It was pre-trained with {' x '.join(map(str, size))}. " if size else ""
-
-
-@contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
