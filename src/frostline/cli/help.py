@@ -22,7 +22,8 @@ GROUPS = {
     "trainer": "where it runs and for how long: trainer.max_epochs=30",
     "callbacks": "early stopping, checkpoints, averaged weights",
     "logger": "where metrics are written",
-    "speed": "channels_last, torch.compile, gradient checkpointing",
+    "speed": "channels_last, torch.compile, gradient checkpointing; how frozen features are computed: "
+    "speed.engine=auto|bf16|plain",
     "pretraining": "what a pre-training without labels learns from",
     "experiment": "a named set of all of these",
     "hydra": "Hydra's own settings, launchers and sweepers",

@@ -1,6 +1,8 @@
 """Frozen features, computed once and kept."""
 
 from frostline.features.boundary import Boundary, NotCached, check_boundary, find_boundary, in_eval
+from frostline.features.engine import ForwardEngine
+from frostline.features.engine_prefix import below
 from frostline.features.entry import Features
 from frostline.features.feeding import CachedPhases, FrozenBody
 from frostline.features.keys import arithmetic, body_hash
@@ -14,12 +16,14 @@ __all__ = [
     "Circumstances",
     "FeatureStore",
     "Features",
+    "ForwardEngine",
     "FrozenBody",
     "NotCached",
     "StoreFault",
     "Verdict",
     "Writer",
     "arithmetic",
+    "below",
     "body_hash",
     "check_boundary",
     "default_store",

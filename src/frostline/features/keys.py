@@ -33,6 +33,8 @@ SOURCES = (
     "data/transforms.py",
     "features/boundary.py",
     "features/computing.py",
+    "features/engine.py",
+    "features/engine_ways.py",
 )
 _NOT_OF_THE_BODY = {"training", "num_classes"}
 

@@ -21,10 +21,12 @@ from frostline.features import (
     Boundary,
     CachedPhases,
     Circumstances,
+    ForwardEngine,
     FrozenBody,
     NotCached,
     Verdict,
     arithmetic,
+    below,
     check_boundary,
     default_store,
     find_boundary,
@@ -211,7 +213,10 @@ class RunCache:
     def training(self) -> Iterator[None]:
         """While the run is trained, phases count as the schedule goes on to them; after it the last one does."""
         with self._phases.following(TrainerClock(self._trainer, self._follow)):
-            yield
+            try:
+                yield
+            finally:
+                self._phases.body.release()
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -239,6 +244,8 @@ class RunCache:
     def _made(self, verdicts: Sequence[Verdict], boundary: Boundary) -> CachedPhases:
         body = FrozenBody(self._parts.task.model, boundary, self._forward(), self._settings())
         say = show if self._trainer.is_global_zero else lambda line: None
+        if boundary.path:
+            body.engine = self._engine(body, verdicts, say)
         return CachedPhases(verdicts, body, self._parts.data, default_store(), say)
 
     def _forward(self) -> Callable[[Tensor], Any]:
@@ -254,6 +261,14 @@ class RunCache:
 
         return forward
 
+    def _engine(self, body: FrozenBody, verdicts: Sequence[Verdict], say: Callable[[str], None]) -> ForwardEngine:
+        splits = self._parts.data.splits
+        views = max((verdict.views for verdict in verdicts if verdict.is_cached), default=1)
+        pictures = sum(len(split) * (views if name == "train" else 1) for name, split in splits.items())
+        wanted = spec_of(self._config.speed, SpeedSpec).engine
+        part = below(body.model, body.boundary)
+        return ForwardEngine(body.plain, part, wanted, pictures, self._trainer.precision_plugin, say)
+
     def _settings(self) -> dict[str, Any]:
         device = self._trainer.strategy.root_device
         spec, speed = spec_of(self._config.backbone, BackboneSpec), spec_of(self._config.speed, SpeedSpec)
@@ -263,6 +278,8 @@ class RunCache:
             "precision": str(self._config.trainer.get("precision")),
             "channels_last": speed.channels_last,
             "compile": speed.compile,
+            # by its name and not by what it has chosen: what it chooses among is within a tolerance
+            "engine": speed.engine.value,
         }
 
 
