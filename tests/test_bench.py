@@ -31,6 +31,12 @@ def test_the_probe_on_features_that_are_kept_says_how_it_is_run() -> None:
     assert "forward pass" in done.stdout
 
 
+def test_the_forward_engine_beside_the_plain_way_says_how_it_is_run() -> None:
+    done = subprocess.run([sys.executable, BENCH / "engine.py", "--help"], capture_output=True, text=True, check=True)
+    assert "--device" in done.stdout
+    assert "pictures a second" in done.stdout
+
+
 def test_the_proofs_on_the_peers_say_how_they_are_run() -> None:
     done = subprocess.run([PEERS / "run", "--help"], capture_output=True, text=True, check=True)
     assert "--only" in done.stdout
