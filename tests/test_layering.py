@@ -16,7 +16,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frostline"
 LAYERS = (
     {"errors", "signals", "specs", "types", "writing"},
     {"config", "adapters", "backbones", "freezing", "optim", "data", "metrics", "checkpoints"},
-    {"auditing", "features", "tasks", "loggers", "callbacks", "evaluation", "reports", "exporting"},
+    {"auditing", "features", "tasks", "loggers", "callbacks", "evaluation", "reports", "exporting", "serving"},
     {"runs"},
     {"cli"},
 )

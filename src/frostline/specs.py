@@ -642,3 +642,77 @@ class PredictSpec:
     trust: list[str] = field(default_factory=list)
     config_dirs: list[str] = field(default_factory=list)
     debug: bool = False
+
+
+@dataclass
+class ExportSpec:
+    """A finished model in other formats.
+
+    Attributes:
+        run: the run's folder.
+        format: ``onnx``, ``torch_export``, ``timm`` or ``openvino``, or a list of them.
+        output: where the formats go; None is ``export/`` in the run's folder.
+        int8: write ``onnx`` and ``openvino`` in 8 bits as well, by the range of activations on training pictures.
+        agreement: the least share of pictures to which the model in 8 bits must give the same label.
+        split: whose pictures the formats are compared on; labels are not looked at.
+        pictures: how many of them at most.
+        images: other pictures to compare on and to quantise by: a file, a folder or a ``.txt`` list.
+        root: where the pictures of the run lie now, if they moved.
+        push: ``ORG/NAME`` of a hub's repository that gets ``model/`` with its card.
+        private: whether a new repository is hidden from others.
+        trust: import prefixes that a ``_target_`` in the run's own config may have beside those of Frostline's conf.
+        config_dirs: the folders given with ``--config-dir``, whose targets are trusted too; filled in.
+    """
+
+    run: str = MISSING
+    format: Any = "onnx"
+    output: str | None = None
+    int8: bool = False
+    agreement: float = 0.95
+    split: str = "val"
+    pictures: int = 128
+    images: str | None = None
+    root: str | None = None
+    push: str | None = None
+    private: bool = True
+    trust: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    debug: bool = False
+
+
+@dataclass
+class ServeSpec:
+    """Prediction over HTTP.
+
+    Attributes:
+        run: the run's folder.
+        host: the address to bind to; the default is reached from this machine alone.
+        port: 0 takes a free one.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        batch_size: pictures that the model is given at once.
+        wait: seconds that a picture waits for others to fill a batch.
+        queue: pictures that may be on their way at once; above it requests are answered 429.
+        connections: at once; above it they are answered 503.
+        body: bytes of a request.
+        pictures: of a request.
+        seconds: from the first byte of a request to its answer.
+        pixel_limit: width times height above which a picture is refused.
+        trust: import prefixes that ``backbone.module`` of the run's own config may name; only of use for such a run.
+        config_dirs: the folders given with ``--config-dir``, whose targets are trusted too; filled in.
+    """
+
+    run: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 8000
+    device: str = "auto"
+    batch_size: int = 32
+    wait: float = 0.005
+    queue: int = 256
+    connections: int = 256
+    body: int = 20_000_000
+    pictures: int = 32
+    seconds: float = 30.0
+    pixel_limit: int = 50_000_000
+    trust: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    debug: bool = False

@@ -45,6 +45,14 @@ EXAMPLES = {
     ],
     "evaluate": ["frostline evaluate run=outputs/train/RUN split=val"],
     "predict": ["frostline predict run=outputs/train/RUN images=new_pictures output=labels.csv"],
+    "export": [
+        "frostline export run=outputs/train/RUN format='[onnx,openvino]' int8=true",
+        "frostline export run=outputs/train/RUN format=timm push=ORG/NAME",
+    ],
+    "serve": [
+        "frostline serve run=outputs/train/RUN port=8000",
+        "curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/predict",
+    ],
     "pretrain": [
         "frostline pretrain",
         "frostline pretrain data=pictures data.root=FOLDER backbone=timm backbone.name=resnet18 data.size=96",

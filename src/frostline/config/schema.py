@@ -16,6 +16,8 @@ COMMANDS = {
     "audit": "what is wrong with a data set: unreadable, doubled, blank or mislabelled pictures, drift; writes a page",
     "evaluate": "score a split of a finished run again",
     "predict": "label a picture, a folder or a list with a finished run",
+    "export": "a finished model as ONNX, OpenVINO, torch.export or a timm folder, shown to be that model",
+    "serve": "answer requests for a prediction over HTTP, with a page to try it",
     "pretrain": "pre-train a backbone on unlabelled pictures",
 }
 
@@ -48,5 +50,7 @@ def register() -> None:
     store.store(name="pretrain_schema", node=specs.PretrainSpec)
     store.store(name="audit_schema", node=specs.AuditSpec)
     store.store(name="evaluate_schema", node=specs.EvaluateSpec)
+    store.store(name="export_schema", node=specs.ExportSpec)
+    store.store(name="serve_schema", node=specs.ServeSpec)
     store.store(name="predict_schema", node=specs.PredictSpec)
     OmegaConf.register_new_resolver("frostline.weights", weights_folder, replace=True)

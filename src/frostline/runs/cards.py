@@ -1,0 +1,93 @@
+"""The model card of a run: ``README.md`` in its ``model/``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from frostline.config import load_config
+from frostline.exporting import Card, Facts
+from frostline.runs.folder import RunFolder
+from frostline.writing import write_text
+
+
+def architecture(folder: RunFolder) -> str:
+    """The name of a run's model: timm's, or that of the class of a module."""
+    saved = _read(folder.model / "config.json").get("architecture")
+    if saved is not None:
+        return str(saved)
+    return str(OmegaConf.select(load_config(folder.config), "backbone.module._target_"))
+
+
+def write_card(folder: RunFolder, facts: Facts, files: Sequence[tuple[str, str]] = ()) -> Path:
+    """Write the card from what the run folder says.
+
+    Args:
+        folder: of a finished run.
+        facts: of its model.
+        files: folder of each other format that there is, and what to say of it.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    config, provenance = load_config(folder.config), _read(folder.provenance)
+    splits = provenance.get("data", {}).get("splits", {})
+    card = Card(
+        title=f"{facts.architecture}, fine-tuned",
+        facts=facts,
+        counts={name: _count(split) for name, split in splits.items() if _count(split)},
+        training=_training(config, provenance),
+        scores=folder.read_metrics(),
+        fingerprint=str(provenance.get("data_fingerprint", "")),
+        files=files,
+    )
+    path = folder.model / "README.md"
+    write_text(path, card.text())
+    return path
+
+
+def _count(split: Any) -> int:
+    return int(split["pictures"]) if isinstance(split, dict) and "pictures" in split else 0
+
+
+def _training(config: DictConfig, provenance: dict[str, Any]) -> dict[str, str]:
+    def value(key: str) -> str:
+        return str(OmegaConf.select(config, key, default=""))
+
+    phases = OmegaConf.select(config, "freeze.phases") or {}
+    weights = provenance.get("weights", {})
+    found = {
+        "starting weights": _without_folders(str(weights.get("source", ""))),
+        "SHA-256 of them": str(weights.get("sha256") or ""),
+        "freeze schedule": ", then ".join(str(name) for name in phases),
+        "optimizer": value("optimizer._target_").rpartition(".")[2],
+        "base learning rate": value("optimizer.lr"),
+        "most epochs": value("trainer.max_epochs"),
+        "batch size": value("data.batch_size"),
+        "seed": value("seed"),
+        "code": str(provenance.get("code") or ""),
+        "started": str(provenance.get("started", "")),
+    }
+    return {name: shown for name, shown in found.items() if shown}
+
+
+def _without_folders(source: str) -> str:
+    """The last part of a path: where the folders of this machine lie is nobody's business."""
+    place = source.removeprefix("local-dir:")
+    return Path(place).name if place != source or os.path.isabs(place) else source
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
