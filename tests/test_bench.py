@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "scripts" / "bench"
@@ -35,6 +36,23 @@ def test_the_forward_engine_beside_the_plain_way_says_how_it_is_run() -> None:
     done = subprocess.run([sys.executable, BENCH / "engine.py", "--help"], capture_output=True, text=True, check=True)
     assert "--device" in done.stdout
     assert "pictures a second" in done.stdout
+
+
+def test_the_grid_of_heads_says_how_it_is_run() -> None:
+    done = subprocess.run([sys.executable, BENCH / "grid.py", "--help"], capture_output=True, text=True, check=True)
+    assert "--heads" in done.stdout
+    assert "separate" in done.stdout
+
+
+def test_the_reading_of_pictures_is_compared(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (90, 60), (200, 100, 50)).save(tmp_path / name / "0.jpg")
+    command = [sys.executable, BENCH / "decode.py", "--folder", tmp_path, "--size", "32", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row for row in rows[2:] if row.startswith("Frostline")] == rows[3:]
+    assert rows[2:4] == ["ImageFolder, Pillow", "Frostline"]
 
 
 def test_the_proofs_on_the_peers_say_how_they_are_run() -> None:

@@ -22,7 +22,7 @@ import timm
 import torch
 from torch import Tensor
 
-from frostline.features import ForwardEngine, FrozenBody, below, find_boundary
+from frostline.features import ForwardEngine, FrozenBody, find_boundary
 from frostline.features.engine_ways import COMPILED, HALF_COMPILED, Way, ways
 from frostline.specs import Engine
 
@@ -56,7 +56,7 @@ def body_of(name: str, device: str, precision: Half | None) -> FrozenBody:
 def engines_of(body: FrozenBody, arguments: argparse.Namespace, folder: Path) -> dict[str, ForwardEngine]:
     """The plain one, one for each way, and the two that choose."""
     precision = Half(arguments.device) if arguments.precision == "bf16" else None
-    part = below(body.model, body.boundary)
+    part = body.boundary.part(body.model)
     rest = {"pictures": arguments.pictures, "folder": folder, "say": lambda line: print(f"  {line}", flush=True)}
     rest["clock"] = Clock.now
     if precision is not None:

@@ -466,6 +466,21 @@ class ClassWeights(Enum):
 
 
 @dataclass
+class PaperSpec:
+    """A published result that the runs of an experiment are to reproduce; ``compare`` sets it beside theirs.
+
+    Attributes:
+        value: as ``metrics.json`` would have it: an accuracy of 91.2 % is 0.912; None is no published result.
+        source: where it is published, such as "Kumar et al. 2022, table 1".
+        metric: what it is a value of.
+    """
+
+    value: float | None = None
+    source: str | None = None
+    metric: str = "test/accuracy"
+
+
+@dataclass
 class TrainSpec:
     """A run. The fields typed ``Any`` are open nodes: plain YAML that names its constructor in ``_target_``.
 
@@ -487,6 +502,7 @@ class TrainSpec:
         trust: import prefixes that a ``_target_`` in the config of ``run`` may have beside those of Frostline's conf.
         config_dirs: the folders given with ``--config-dir``, whose targets are trusted too; filled in.
         on_nan: what a loss that is not finite does.
+        paper: a published result to set beside the run's own; training does not look at it.
     """
 
     name: str = "train"
@@ -504,6 +520,7 @@ class TrainSpec:
     trust: list[str] = field(default_factory=list)
     config_dirs: list[str] = field(default_factory=list)
     on_nan: OnNanSpec = field(default_factory=OnNanSpec)
+    paper: PaperSpec = field(default_factory=PaperSpec)
     monitor: MonitorSpec = field(default_factory=MonitorSpec)
     data: Any = None
     backbone: BackboneSpec = field(default_factory=BackboneSpec)
@@ -550,6 +567,121 @@ class PretrainSpec:
     trainer: Any = None
     callbacks: Any = None
     logger: Any = None
+    speed: SpeedSpec = field(default_factory=SpeedSpec)
+
+
+class FeatureChoice(Enum):
+    """What of a frozen backbone a probe learns on.
+
+    ``last``: what comes into the classifier. ``last4``: the last four blocks or stages, each as its class token or the
+    mean of its map, side by side (Caron et al. 2021, arXiv:2104.14294). ``pooled``: the mean of the final patch tokens
+    or map. ``class_token``: the final class token.
+    """
+
+    last = "last"
+    last4 = "last4"
+    pooled = "pooled"
+    class_token = "class_token"
+
+
+class ProbeOptimizer(Enum):
+    """The update rule of a probe's heads: ``adamw``, or ``sgd`` with momentum."""
+
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+class ProbeStart(Enum):
+    """How heads start: ``random``, as ``nn.Linear`` does under the head's seed, or at ``zero``, as in ``train``."""
+
+    random = "random"
+    zero = "zero"
+
+
+class Reference(Enum):
+    """What a probe's heads are compared with: ``logistic`` regression by L-BFGS; ``knn``, the nearest neighbors."""
+
+    logistic = "logistic"
+    knn = "knn"
+
+
+@dataclass
+class ProbeNode:
+    """The grid of a probe: a head for each combination of the four lists, all trained together.
+
+    Attributes:
+        lr: peak learning rates.
+        weight_decay: of the weights; biases have none.
+        seeds: of the start and the order of the pictures.
+        features: what the heads learn on.
+        epochs: the longest that a head is trained.
+        patience: epochs without an improvement of the monitor after which a head stops; None never stops one.
+        optimizer: the update rule.
+        momentum: of ``sgd``.
+        clip: the largest norm of a head's gradient; None does not clip.
+        start: how heads start.
+        standardize: bring each feature to mean 0 and deviation 1 over the training pictures first.
+        views: above 1: training pictures are augmented in so many fixed ways, of which epoch e takes ``e mod views``.
+        references: what else is fitted and may be selected.
+        logistic_c: inverse strengths of the penalty of the logistic regression.
+        logistic_iterations: of L-BFGS, at most.
+        knn_k: numbers of neighbors; those above the number of training pictures are left out.
+        knn_temperature: of the weights ``exp(similarity / temperature)`` of neighbors.
+        shown: candidates in the table on the screen.
+    """
+
+    lr: list[float] = field(default_factory=lambda: [1e-4, 1e-3, 1e-2, 1e-1])
+    weight_decay: list[float] = field(default_factory=lambda: [0.0, 1e-1])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    features: list[FeatureChoice] = field(default_factory=lambda: [FeatureChoice.last])
+    epochs: int = 50
+    patience: int | None = 10
+    optimizer: ProbeOptimizer = ProbeOptimizer.adamw
+    momentum: float = 0.9
+    clip: float | None = None
+    start: ProbeStart = ProbeStart.random
+    standardize: bool = False
+    views: int = 1
+    references: list[Reference] = field(default_factory=lambda: [Reference.logistic, Reference.knn])
+    logistic_c: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0])
+    logistic_iterations: int = 1000
+    knn_k: list[int] = field(default_factory=lambda: [5, 10, 20, 100])
+    knn_temperature: float = 0.07
+    shown: int = 8
+
+
+@dataclass
+class ProbeSpec:
+    """Many heads on one frozen backbone. The fields typed ``Any`` are open nodes.
+
+    Attributes:
+        name: probes lie in ``output/name/``.
+        seed: of everything random beside the heads, which have ``probe.seeds``.
+        test: score the test split once, with what was selected.
+        device: of the backbone and the heads: ``auto``, ``cpu`` or ``cuda``.
+        class_weights, class_weights_beta, monitor: as in ``TrainSpec``.
+        config_dirs: the folders given with ``--config-dir``; filled in.
+        lr: the curve over a head's steps.
+    """
+
+    name: str = "probe"
+    seed: int = 0
+    test: bool = True
+    debug: bool = False
+    output: str = "outputs"
+    folder: str | None = None
+    device: str = "auto"
+    class_weights: ClassWeights = ClassWeights.none
+    class_weights_beta: float = 0.999
+    config_dirs: list[str] = field(default_factory=list)
+    monitor: MonitorSpec = field(default_factory=MonitorSpec)
+    probe: ProbeNode = field(default_factory=ProbeNode)
+    data: Any = None
+    backbone: BackboneSpec = field(default_factory=BackboneSpec)
+    lr: LrSpec = field(default_factory=LrSpec)
+    augment: Any = None
+    loss: Any = None
+    metrics: Any = None
     speed: SpeedSpec = field(default_factory=SpeedSpec)
 
 
@@ -640,6 +772,43 @@ class PredictSpec:
     batch_size: int = 64
     device: str = "auto"
     trust: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    debug: bool = False
+
+
+class Against(Enum):
+    """Which rows of a comparison are tested: each against the ``best`` one, or ``all`` against each other."""
+
+    best = "best"
+    all = "all"
+
+
+@dataclass
+class CompareSpec:
+    """A table over finished runs.
+
+    Attributes:
+        runs: the folder of a sweep or a run, a pattern such as ``outputs/train/*``, or a list of these.
+        by: the columns: config groups and keys, such as ``[freeze,optimizer.lr]``; None takes what the runs differ in,
+            but for seeds and folds, which are averaged over.
+        metric: of ``metrics.json``.
+        mode: whether a larger or a smaller value is better; None knows it by the metric's name.
+        against: which rows are tested.
+        output: the folder of the files; None is ``compare/`` in the folder of a single sweep, else a new one in
+            ``outputs/compare/``.
+        resamples: of the bootstrap over pictures.
+        seed: of the bootstrap.
+        config_dirs: the folders given with ``--config-dir``, where names of your own options are found; filled in.
+    """
+
+    runs: Any = MISSING
+    by: list[str] | None = None
+    metric: str = "test/accuracy"
+    mode: Mode | None = None
+    against: Against = Against.best
+    output: str | None = None
+    resamples: int = 2000
+    seed: int = 0
     config_dirs: list[str] = field(default_factory=list)
     debug: bool = False
 

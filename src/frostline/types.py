@@ -14,19 +14,19 @@ class Batch(NamedTuple):
 
     Attributes:
         images: ``[B, C, H, W]`` float32, normalised as the backbone wants them; with ``features``, ``[B, ...]`` what
-            comes into the classifier, in the dtype that it came in.
+            the frozen front of the network made of them, in the dtype that it came in.
         targets: ``[B]`` int64 class indices, or ``[B, K]`` float32 class probabilities after mixup or cutmix.
         indices: ``[B]`` int64, the position of each picture in its split.
         valid: ``[B]`` bool; False marks padding, which evens out the ranks of a distributed evaluation and must
             not be counted.
-        features: whether the frozen body has been run on the pictures already.
+        features: the place in the network up to which it has been run on the pictures already; empty where it has not.
     """
 
     images: Tensor
     targets: Tensor
     indices: Tensor
     valid: Tensor
-    features: bool = False
+    features: str = ""
 
 
 @dataclass(frozen=True)

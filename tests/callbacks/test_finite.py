@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from frostline.callbacks import ExponentialMovingAverage, WatchNumbers
+from frostline.callbacks import ExponentialMovingAverage, WatchNumbers, finite
 from frostline.callbacks.finite import gradient_norm
 from frostline.errors import ConfigError, NumericsError
 from frostline.metrics import SplitScores
@@ -270,3 +270,25 @@ def _as_rank() -> None:
 
 if __name__ == "__main__":
     _as_rank()
+
+
+@pytest.mark.parametrize("spoilt", [NAN, INF, 1.0])
+def test_a_device_that_runs_behind_is_asked_one_step_later(
+    spoilt: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finite, "_runs_behind", lambda device: True)
+    snapshots = Snapshots()
+    with pytest.raises(NumericsError, match=r"at step 1 \(epoch 1, largest learning rate 0.1\)"):
+        fit(Task(), batches(0, spoilt, 0, 0), tmp_path, WatchNumbers(), snapshots, Unhook())
+    # before and after steps 0 and 1, and before the one that is not taken
+    assert len(snapshots.taken) == 5
+
+
+def test_nothing_is_saved_or_validated_after_a_step_that_nobody_has_looked_at() -> None:
+    for ask in ("state_dict", "on_validation_start", "on_train_end"):
+        watch = WatchNumbers()
+        watch._later = finite._Later(torch.tensor(True), [torch.tensor(NAN)], None, "step 7")
+        with pytest.raises(NumericsError, match="the loss is nan at step 7"):
+            getattr(watch, ask)(*([] if ask == "state_dict" else [None, None]))
+        # said once
+        assert watch.state_dict() == {"skipped": 0}

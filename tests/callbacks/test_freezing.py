@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from small_runs import MODELS, SmallRun, Tensors, Watching, changed, following, named, of_groups, small_run, tensors
 from timm.optim import Lamb
 
@@ -81,12 +82,18 @@ def test_no_window_of_accumulated_gradients_is_torn(tmp_path: Path) -> None:
 def test_rates_and_the_clock_of_the_phase_are_logged_for_each_step(tmp_path: Path) -> None:
     logged: list[dict[str, float]] = []
 
-    class Read(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-            logged.append({name: float(value) for name, value in trainer.logged_metrics.items()})
+    class Read(DummyLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            if "lr" in metrics:
+                assert step == len(logged)
+                logged.append(metrics)
+
+    class Listen(Callback):
+        def setup(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+            trainer.loggers = [Read()]
 
     phases = {"head": PhaseSpec("head", until=until(steps=1)), "all": PhaseSpec("all")}
-    run = small_run(NAME, tmp_path, Read(), epochs=1, steps_per_epoch=3, **phases)
+    run = small_run(NAME, tmp_path, Listen(), epochs=1, steps_per_epoch=3, **phases)
     run.fit()
     names = [group.name for group in run.backbone.groups]
     assert [line["lr/head"] for line in logged] == pytest.approx([0.05] * 3)

@@ -16,8 +16,8 @@ def test_the_shipped_weights_are_found() -> None:
 def test_the_keys_of_a_run_are_pinned() -> None:
     keys = (
         "name seed test debug output folder class_weights class_weights_beta lr_find run resume rerun trust "
-        "config_dirs on_nan monitor data backbone freeze adapter optimizer lr augment loss regularizer metrics trainer "
-        "callbacks logger speed"
+        "config_dirs on_nan paper monitor data backbone freeze adapter optimizer lr augment loss regularizer metrics "
+        "trainer callbacks logger speed"
     )
     assert list(compose("train").keys()) == keys.split()
 
@@ -28,3 +28,8 @@ def test_the_keys_of_an_audit_are_pinned() -> None:
     assert list(config.keys()) == keys.split()
     of_the_node = "labels folds exclude exclude_kinds shown thresholds"
     assert list(config.audit.keys()) == of_the_node.split()
+
+
+def test_the_keys_of_a_comparison_are_pinned() -> None:
+    keys = "runs by metric mode against output resamples seed config_dirs debug"
+    assert list(compose("compare", ["runs=x"]).keys()) == keys.split()

@@ -86,7 +86,7 @@ def test_without_a_store_it_is_kept_in_memory(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_store_that_fails_in_the_middle_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from frostline.features import store as stores
+    from frostline.storage import store as stores
 
     original, written = stores.write_at, []
 

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from frostline.features import Boundary, ForwardEngine, FrozenBody, below, engine, find_boundary
+from frostline.features import Boundary, ForwardEngine, FrozenBody, engine, find_boundary
 from frostline.features.engine_record import Record, read_record
 from frostline.features.engine_ways import CHANNELS_LAST, FUSED, Way, ways
 from frostline.specs import Engine
@@ -86,7 +86,7 @@ def body_of(name: str, **kwargs: Any) -> FrozenBody:
 
 
 def engine_of(body: FrozenBody, wanted: Engine, **more: Any) -> ForwardEngine:
-    return ForwardEngine(body.plain, below(body.model, body.boundary), wanted, MANY, **more)
+    return ForwardEngine(body.plain, body.boundary.part(body.model), wanted, MANY, **more)
 
 
 # --- the choice
@@ -466,7 +466,7 @@ def test_a_model_below_its_classifier_gives_what_comes_into_it(name: str) -> Non
     body = body_of(name)
     body.model.eval()
     size = timm.get_pretrained_cfg(name).input_size
-    part = below(body.model, body.boundary)
+    part = body.boundary.part(body.model)
     with torch.no_grad():
         assert torch.equal(part(torch.ones(2, *size)), body.plain(torch.ones(2, *size)))
     assert type(body.boundary.classifier(body.model)) is not nn.Identity

@@ -170,6 +170,94 @@ def test_without_a_folder_to_keep_them_features_last_for_the_run(
     assert_same(cached, run(OFF), tolerance=1e-5)
 
 
+# --- the front of the network -----------------------------------------------------------------------------------------
+
+
+FRONTS: dict[str, list[str]] = {
+    "test_resnet": [],
+    "test_convnext": ["+backbone.kwargs.drop_path_rate=0.3"],
+    "test_efficientnet": ["+backbone.kwargs.drop_path_rate=0.3", "+backbone.kwargs.drop_rate=0.2"],
+    "test_vit": ["+backbone.kwargs.drop_path_rate=0.3", "+backbone.kwargs.proj_drop_rate=0.1"],
+    "swin_tiny_patch4_window7_224": [SWIN, "data.size=64"],
+}
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_training_above_a_frozen_front_is_the_same_cached_or_not(
+    name: str, run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [
+        f"backbone.name={name}",
+        *FRONTS[name],
+        "freeze.phases.probe.train='head + top:1'",
+        "data.batch_size=8",
+        "optimizer=sgd",
+        "optimizer.lr=0.05",
+    ]
+    cached = run(*settings, REQUIRED)
+    shown = capsys.readouterr().out
+    assert "phase probe computes features once, after" in shown
+    assert all(f"features of {count} {split} pictures" in shown for split, count in (("train", 30), ("val", 12)))
+    plain = run(*settings, OFF)
+    assert "features of" not in capsys.readouterr().out
+    # dropout and drop path above the cut draw the same numbers; only the batch that the front came in is another
+    assert_same(cached, plain, tolerance=1e-4)
+
+
+def phases_of(**trained: str) -> str:
+    parts = (f"{name}: {{train: '{train}', until: {{epochs: 2}}}}" for name, train in trained.items())
+    return "freeze.phases={" + ", ".join(parts) + "}"
+
+
+def test_each_phase_of_gradual_unfreezing_has_its_own_front(
+    run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    phases = [phases_of(probe="head", one="head + top:1", two="head + top:2", all="all"), "trainer.max_epochs=8"]
+    phases += ["data.batch_size=8", "optimizer.lr=0.02"]
+    cached = run(*phases)
+    shown = capsys.readouterr().out
+    assert [shown.count(f"phase {name} computes features once") for name in ("probe", "one", "two", "all")] == [
+        1,
+        1,
+        1,
+        0,
+    ]
+    assert shown.count("features of 30 train pictures: computed") == 3
+    off = [f"+freeze.phases.{name}.cache.mode=off" for name in ("probe", "one", "two")]
+    assert_same(cached, run(*phases, *off), tolerance=1e-4)
+
+
+def test_a_front_that_two_phases_and_another_run_share_is_computed_once(
+    run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    phases = [phases_of(probe="head", one="head + top:2", two="head + top:2 - top:1"), "trainer.max_epochs=6"]
+    run(*phases, "+freeze.phases.two.start=best", "data.batch_size=8")
+    shown = capsys.readouterr().out
+    assert shown.count("features of 30 train pictures: computed") == 2
+    assert shown.count("features of 30 train pictures: found") == 1
+    run("freeze=last_n", "freeze.phases.last_n.cache.mode=require", "seed=0", "optimizer.lr=0.1")
+    shown = capsys.readouterr().out
+    assert "computed in" not in shown
+    assert "features of 6 test pictures: found" in shown
+
+
+def test_a_front_is_cached_in_a_run_that_is_stopped_and_goes_on(
+    tiny: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    phases = [phases_of(probe="head", one="head + top:1"), "trainer.max_epochs=4", "data.batch_size=8", "callbacks=ema"]
+    where = ["data=folder", f'data.root="{pictures}"', f'output="{tmp_path / "out"}"']
+
+    def begun(*more: str) -> RunFolder:
+        overrides = [*tiny, *PLAIN, *phases, *where, "+backbone.kwargs.drop_rate=0.3", *more]
+        return prepare(compose("train", overrides), overrides)
+
+    marks = ["on_train_batch_end:3", "on_train_batch_end:10", "on_validation_end:12"]
+    straight, stopped = begun(), begun(stopped_at(tmp_path / "marks", marks))
+    assert to_the_end(straight) == 0
+    assert to_the_end(stopped) == len(marks)
+    assert_same(straight, stopped)
+
+
 # --- nothing is paid for twice ----------------------------------------------------------------------------------------
 
 

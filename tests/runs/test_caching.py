@@ -14,25 +14,27 @@ from frostline.freezing import Position
 from frostline.runs.caching import CachePlan, plan_cache
 from frostline.runs.parts import build_parts
 from frostline.specs import CacheMode, FreezeSpec
+from frostline.storage import size_text
 
 PROBE = ["backbone.name=test_resnet", "backbone.weights=none", "data.labels_per_class=8", "data.size=32", "trainer=cpu"]
 PROBE += ["freeze=linear_probe", "augment=none", "data.batch_size=8"]
+TOP = "freeze.phases.probe.train='head + top:1'"
 TWO = ["freeze=lp_ft", "trainer.max_epochs=8"]
 
 
-def planned(*more: str) -> CachePlan:
+def planned(*more: str, limit: int = 1 << 40) -> CachePlan:
     config = compose("train", [*PROBE, *more])
-    return plan_cache(config, build_parts(config))
+    return plan_cache(config, build_parts(config), FeatureStore(Path("nowhere"), limit))
 
 
 REFUSED = {
     "changes each picture anew": ["augment=light"],
     "mixes the pictures": ["augment.mixup=0.2"],
-    "trains more than the classifier": ["freeze.phases.probe.train='head + top:1'"],
-    "dropout before its classifier": ["+backbone.kwargs.drop_rate=0.1"],
-    "running statistics of": ["freeze.bn.frozen=batch"],
+    "its frost line is at the stem: conv1": ["freeze.phases.probe.train='head + depth:0..0.1'"],
+    "forward pass of HighResolutionNet cannot be cut": ["backbone.name=hrnet_w18_small", TOP],
+    "speed.compile": ["speed.compile=true", TOP],
+    "an adapter is in its body": ["adapter=lora", "backbone.name=test_vit", "freeze.phases.probe.train='head + new'"],
     "2 processes": ["trainer.devices=2", "trainer.strategy=ddp"],
-    "has 2 classifiers": ["backbone.name=deit_tiny_distilled_patch16_224"],
     "cannot be told": ["augment.transforms=[{_target_: torchvision.transforms.RandomInvert}]"],
     "ends inside an epoch": [*TWO, "freeze.phases.probe.until.fraction=null", "+freeze.phases.probe.until.steps=13"],
 }
@@ -45,9 +47,8 @@ def test_what_cannot_hold_is_refused_with_the_reason_where_it_is_required(reason
     assert "freeze.phases.probe.cache.mode=require" in str(refused.value)
     plan = planned(*REFUSED[reason])
     assert reason in plan.sentences(80)["probe"]
-    noted = any(reason in note for note in plan.notes())
-    # nobody expects it of a phase that trains more
-    assert noted == (reason != "trains more than the classifier")
+    # nobody expects it of a phase that freezes nothing at the front
+    assert any(reason in note for note in plan.notes()) == ("at the stem" not in reason)
 
 
 def test_what_forbids_it_in_a_later_phase() -> None:
@@ -68,7 +69,8 @@ def test_what_forbids_it_in_a_later_phase() -> None:
 
 def test_it_is_cached_where_epochs_exceed_views() -> None:
     assert planned("trainer.max_epochs=2").sentences(80)["probe"] == (
-        "yes: 80 pictures x 96 x 4 bytes = 30.7 kB; 2 epochs > 1 view"
+        "yes, before fc: 80 pictures x 96 x 4 bytes = 30.7 kB; 2 epochs > 1 view; 100.0% of a forward pass is frozen, "
+        "so that an epoch costs at least 0.1% of one without"
     )
     assert planned("trainer.max_epochs=1").sentences(80)["probe"] == "no: it does not pay: 1 epoch <= 1 view"
     views = ["augment=light", "freeze.phases.probe.cache.views=4"]
@@ -127,7 +129,7 @@ def fed(tmp_path: Path):
         model = parts.task.model
         body = FrozenBody(model, find_boundary(model), model.forward)
         store = FeatureStore(tmp_path, 1 << 24)
-        return CachedPhases(plan_cache(config, parts).verdicts, body, parts.data, store, said.append), said
+        return CachedPhases(plan_cache(config, parts, store).verdicts, [body], parts.data, store, said.append), said
 
     return made
 
@@ -147,8 +149,8 @@ def test_a_signal_ends_the_pass_and_the_epoch_begins_with_pictures(fed) -> None:
 def test_what_turns_out_not_to_hold_is_said_once_or_refused(fed) -> None:
     for mode in ("auto", "require"):
         phases, said = fed(f"freeze.phases.probe.cache.mode={mode}")
-        model = phases.body.model
-        phases.body.forward = lambda images, model=model: (model(images), model(images))
+        model = phases.bodies[0].model
+        phases.bodies[0].forward = lambda images, model=model: (model(images), model(images))
         with phases.following(At()):
             if mode == "require":
                 with pytest.raises(ConfigError, match="runs 2 times"):
@@ -176,8 +178,86 @@ def test_a_cached_phase_with_fixed_views_computes_each_as_its_turn_comes(fed) ->
     ]
 
 
-def test_a_model_without_a_boundary_has_a_plan() -> None:
-    more = ["backbone.name=deit_tiny_distilled_patch16_224", "augment=light", "freeze.phases.probe.cache.views=2"]
+def test_a_model_that_cannot_be_cut_has_a_plan() -> None:
+    more = ["backbone.name=hrnet_w18_small", TOP, "augment=light", "freeze.phases.probe.cache.views=2"]
     plan = planned(*more)
-    assert plan.boundary is None
+    assert plan.verdicts[0].place is None
     assert not plan.verdicts[0].holds
+
+
+# --- where the network is cut -----------------------------------------------------------------------------------------
+
+
+def titles(plan: CachePlan) -> list[str]:
+    return [verdict.place.cut.title if verdict.place else "" for verdict in plan.verdicts]
+
+
+def test_each_phase_has_its_own_cut() -> None:
+    phases = {"probe": "head", "two": "head + top:2", "one": "head + top:1", "again": "head + top:2", "all": "all"}
+    written = ", ".join(f"{name}: {{train: '{train}', until: {{epochs: 2}}}}" for name, train in phases.items())
+    plan = planned(f"+freeze.phases={{{written}}}".replace("+", "", 1), "trainer.max_epochs=10")
+    assert titles(plan) == ["before fc", "after layer2", "after layer3", "after layer2", ""]
+    assert "at the stem" in plan.verdicts[4].why_not
+    first, again = plan.verdicts[1], plan.verdicts[3]
+    assert first.place.cut.key == again.place.cut.key
+    assert [verdict.is_cached for verdict in plan.verdicts] == [True] * 4 + [False]
+    # the second has trained what the fourth takes from its own cut on, and what is below the cut of the third
+    best = planned(f"freeze.phases={{{written}}}", "trainer.max_epochs=10", "+freeze.phases.one.start=best")
+    assert "phase 'two' changes the body" in best.verdicts[2].why_not
+    assert best.verdicts[3].is_cached
+
+
+def test_a_walk_is_cut_below_all_that_it_reaches() -> None:
+    walk = "walk: {order: top_down, by: 1, each: {epochs: 2}, mode: add}"
+    plan = planned(f"freeze.phases.probe={{train: 'head + top:2', {walk}}}", "trainer.max_epochs=6")
+    assert titles(plan) == ["after layer2"]
+    assert titles(planned("freeze=gradual", "trainer.max_epochs=20")) == [""]
+
+
+@pytest.mark.parametrize(
+    ("more", "title"),
+    [
+        (["+backbone.kwargs.drop_rate=0.1"], "after global_pool"),
+        (["backbone.name=test_efficientnet", TOP, "+backbone.kwargs.drop_path_rate=0.2"], "after blocks.3"),
+        (["backbone.name=test_vit", "+backbone.kwargs.drop_path_rate=0.2", TOP], "after blocks.4"),
+        (["backbone.name=deit_tiny_distilled_patch16_224", "+backbone.kwargs.depth=2"], "after norm"),
+        (["freeze.frozen=train", "backbone.name=test_vit", "+backbone.kwargs.proj_drop_rate=0.1"], "after norm_pre"),
+    ],
+)
+def test_what_is_random_above_the_cut_is_no_reason_against(more: list[str], title: str) -> None:
+    assert titles(planned(*more)) == [title]
+
+
+def test_more_than_the_cache_may_hold_is_not_computed() -> None:
+    wide = [TOP, "data.size=32", "trainer.max_epochs=3"]
+    size = (80 + 269 + 269) * 192 * 2 * 2 * 4
+    assert planned(*wide, limit=size).verdicts[0].is_cached
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("frostline.runs.caching.IN_MEMORY", 0)
+        assert planned(*wide, limit=size).verdicts[0].is_cached
+        plan = planned(*wide, limit=size - 1)
+        assert plan.verdicts[0].why_not == (
+            f"its features after layer3 take {size_text(size)}, more than the {size_text(size - 1)} that the cache may "
+            "hold"
+        )
+        with pytest.raises(ConfigError, match="more than the"):
+            planned(*wide, "freeze.phases.probe.cache.mode=require", limit=size - 1)
+
+
+def test_a_little_that_is_frozen_does_not_pay() -> None:
+    moving = ["freeze.bn.frozen=batch", "trainer.max_epochs=3"]
+    plan = planned(*moving)
+    assert titles(plan) == ["after conv1.0"]
+    assert "no: it does not pay: 3 epochs > 1 view; " in plan.sentences(80)["probe"]
+    assert planned(*moving, "freeze.phases.probe.cache.mode=require").verdicts[0].is_cached
+
+
+def test_the_cost_has_the_share_that_is_frozen() -> None:
+    plan = planned(TOP, "trainer.max_epochs=3")
+    frozen = plan.verdicts[0].place.frozen
+    assert 0.3 < frozen < 0.99
+    ratio = 3 * (1 - frozen) / (frozen + 3 * (1 - frozen))
+    sentence = plan.sentences(80)["probe"]
+    assert sentence.startswith("yes, after layer3: 80 pictures x 768 x 4 bytes = 246 kB; 3 epochs > 1 view; ")
+    assert f"costs at least {ratio:.1%} of one without" in sentence
+    assert plan.lines() == [f"phase probe computes features once, after layer3: {plan.verdicts[0].formula()}"]

@@ -56,6 +56,10 @@ def test_two_processes_score_every_picture_once(tiny: list[str], pictures: Path,
     assert run.metrics["val/count"] == 15
     table = pyarrow.parquet.read_table(run.path / "predictions" / "test.parquet").to_pydict()
     assert len(set(table["image"])) == 21
+    validated = pyarrow.parquet.read_table(run.path / "predictions" / "val.parquet").to_pydict()
+    assert len(set(validated["image"])) == 15
+    right = [label == said for label, said in zip(validated["label"], validated["prediction"], strict=True)]
+    assert sum(right) / 15 == pytest.approx(run.metrics["val/accuracy"])
     alone = frostline_command("evaluate", f"run={run.path}", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     again = pyarrow.parquet.read_table(run.path / "predictions" / "test.parquet").to_pydict()
@@ -84,7 +88,8 @@ def test_a_sweep_names_the_job_that_failed_and_finishes_the_others(
     assert jobs.count("| done |") == 2
     assert "| 1e+30 | 0 | 2 |" in means
     assert all(row["folder"] in done.stdout for row in rows)
-    assert not (Path(rows[0]["folder"]) / "predictions").exists()
+    assert not (Path(rows[0]["folder"]) / "predictions" / "test.parquet").exists()
+    assert not list((tmp_path / "outputs").rglob("test_looks.jsonl"))
 
 
 def test_a_sweep_scores_the_test_split_when_asked(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
@@ -93,6 +98,13 @@ def test_a_sweep_scores_the_test_split_when_asked(tiny: list[str], pictures: Pat
     assert done.returncode == 0, done.stderr
     rows = table_of(folder_of(done.stdout, "sweep"))
     assert all(0 <= float(row["test/accuracy"]) <= 1 for row in rows)
+    # two processes each, and one look each
+    looks = (tmp_path / "outputs" / "test_looks.jsonl").read_text().splitlines()
+    assert {json.loads(line)["run"] for line in looks} == {
+        os.path.relpath(row["folder"], tmp_path / "outputs") for row in rows
+    }
+    assert len(looks) == 2
+    assert "test split scored 2 times, by this run and 1 other" in done.stdout
 
 
 def test_predict_labels_a_folder(finished: frostline.Run, pictures: Path, tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ def test_a_stray_early_tensor_that_drags_the_frost_line_is_told(look) -> None:
 def test_it_says_which_phases_compute_features_once_and_why_not(look) -> None:
     folder, shown = look("freeze=lp_ft", "augment=none", "trainer.max_epochs=4", "data.size=32")
     phases = rows(folder / "phases.csv")
-    assert phases[0]["cached"] == "yes: 100 pictures x 96 x 4 bytes = 38.4 kB; 2 epochs > 1 view"
-    assert phases[1]["cached"].startswith("no: it trains more than the classifier, such as bn1.bias")
+    assert phases[0]["cached"].startswith(
+        "yes, before fc: 100 pictures x 96 x 4 bytes = 38.4 kB; 2 epochs > 1 view; 100.0% of a forward pass is frozen"
+    )
+    assert phases[1]["cached"].startswith("no: its frost line is at the stem: ")
     assert all(f"cached    {row['phase']}: {row['cached']}" in shown for row in phases)

@@ -86,7 +86,11 @@ def test_it_trains_in_phases_and_says_what_it_is(trained: frostline.Run) -> None
         rows = list(csv.DictReader(file))
     assert [(row["phase"], row["trainable_parameters"]) for row in rows] == [("probe", "1539"), ("full", "11178051")]
     assert trained.config.backbone.name == "torchvision.models.resnet18"
-    assert sorted(path.name for path in trained.folder.model.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in trained.folder.model.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
     assert trained.labels == ("blue, deep", "gréen", "red=1")
 
 

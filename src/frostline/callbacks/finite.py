@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ OR_SKIP = "Where it is one bad batch in many, leave its step out: on_nan.action=
 
 class WatchNumbers(Callback):
     """Looks at the losses and at the norm of all gradients before each optimizer step.
+
+    On a GPU a run that stops at them is told of a step while the next one is under way, so that it waits for nothing;
+    no validation and no checkpoint comes between.
 
     Gradients that overflow in 16-mixed precision are the scaler's affair: there only the losses are looked at. A
     skipped step counts as a step, for the schedule as well, but leaves no trace: not in the weights, the optimizer, the
@@ -50,6 +53,7 @@ class WatchNumbers(Callback):
         self.at_most = at_most
         self.skipped = 0
         self._losses: list[Tensor] = []
+        self._later: _Later | None = None
         self._before = _State()
         self._groups: list[dict[str, Any]] | None = None
 
@@ -57,7 +61,7 @@ class WatchNumbers(Callback):
         """Begins a window of accumulated batches."""
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        self._losses.clear()
+        self._losses = []
         if self.skips:
             self._before.take(pl_module)
 
@@ -66,16 +70,21 @@ class WatchNumbers(Callback):
         self._losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Looks at the window's numbers, with one wait for the device; gradients are not clipped yet.
+        """Looks at the window's numbers; gradients are not clipped yet.
 
         Raises:
             NumericsError: one is not finite, and the run stops at that or has skipped enough.
         """
-        norm = None if _scaler(trainer) is not None else gradient_norm(pl_module.parameters())
+        held = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        norm = None if _scaler(trainer) is not None else gradient_norm(held)
         numbers = [*self._losses, *([] if norm is None else [norm])]
         if not numbers:
             return
         bad = torch.stack([number.float() for number in numbers]).isfinite().all().logical_not()
+        if not self.skips and _runs_behind(bad.device):
+            self._look_back()
+            self._later = _Later(bad, self._losses, norm, _place(trainer, optimizer))
+            return
         if self.skips and trainer.world_size > 1:
             bad = trainer.strategy.reduce(bad.float(), reduce_op="sum")
         if not bool(bad):
@@ -87,6 +96,20 @@ class WatchNumbers(Callback):
             left_out = f"after {self.skipped} skipped steps, which is on_nan.at_most"
             raise NumericsError(f"{found}, {left_out}", mend=MEND)
         self._skip(trainer, optimizer, found)
+
+    def _look_back(self) -> None:
+        """Raise where the step before was not finite, which the device has told by now."""
+        later, self._later = self._later, None
+        if later is not None and later.is_bad():
+            raise NumericsError(f"{_numbers(later.losses, later.norm)} at {later.place}", mend=f"{MEND} {OR_SKIP}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets nothing be validated that is no longer finite."""
+        self._look_back()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the last step."""
+        self._look_back()
 
     def _skip(self, trainer: Trainer, optimizer: Optimizer, found: str) -> None:
         self.skipped += 1
@@ -114,7 +137,12 @@ class WatchNumbers(Callback):
                 callback._latest_update_step = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were skipped."""
+        """How many steps were skipped.
+
+        Raises:
+            NumericsError: the last step was not finite: nothing is saved after it.
+        """
+        self._look_back()
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -122,22 +150,79 @@ class WatchNumbers(Callback):
         self.skipped = int(state_dict["skipped"])
 
     def _described(self, pl_module: LightningModule, norm: Tensor | None) -> str:
-        for loss in self._losses:
-            if not bool(loss.isfinite().all()):
-                return f"the loss is {float(loss)}"
-        if norm is None or bool(norm.isfinite()):
-            return "a loss or gradient of another process is not finite"
+        if norm is None or bool(norm.isfinite()) or not _all_finite(self._losses):
+            return _numbers(self._losses, norm)
         for name, parameter in pl_module.named_parameters():
             if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
                 return f"the norm of the gradients is {float(norm)}, first in {name},"
         return "the norm of the gradients is beyond float32"
 
 
+@dataclass(frozen=True)
+class _Later:
+    """What a step was like, for when the device has come to it: a GPU need not stop for the answer.
+
+    Args:
+        bad: a bool scalar on the device.
+        losses, norm: of the step.
+        place: of the step, in words.
+    """
+
+    bad: InitVar[Tensor]
+    losses: list[Tensor]
+    norm: Tensor | None
+    place: str
+    _answer: tuple[Tensor, Any] = field(init=False)
+
+    def __post_init__(self, bad: Tensor) -> None:
+        answer, told = bad, None
+        if bad.is_cuda:
+            answer = torch.empty_like(bad, device="cpu", pin_memory=True).copy_(bad, non_blocking=True)
+            told = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch gives no types
+            told.record()
+        object.__setattr__(self, "_answer", (answer, told))
+
+    def is_bad(self) -> bool:
+        """Waits until the device has come to the end of the step's backward pass."""
+        answer, told = self._answer
+        if told is not None:
+            told.synchronize()
+        return bool(answer)
+
+
+def _runs_behind(device: torch.device) -> bool:
+    """Whether a device works off a queue, which would run empty while the host waits for an answer."""
+    return device.type == "cuda"
+
+
+def _all_finite(numbers: Iterable[Tensor]) -> bool:
+    return all(bool(number.isfinite().all()) for number in numbers)
+
+
+def _numbers(losses: Iterable[Tensor], norm: Tensor | None) -> str:
+    """The number of a step that is not finite, in words."""
+    for loss in losses:
+        if not _all_finite([loss]):
+            return f"the loss is {float(loss)}"
+    if norm is None or _all_finite([norm]):
+        return "a loss or gradient of another process is not finite"
+    return f"the norm of the gradients is {float(norm)}"
+
+
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The 2-norm of all gradients together: a float32 scalar, not finite where one of them is not."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if all(gradient.dtype == torch.float32 for gradient in gradients):
-        norm: Tensor = torch.nn.utils.get_total_norm(gradients)
+    dtypes = {gradient.dtype for gradient in gradients}
+    if dtypes <= {torch.float32}:
+        # as get_total_norm, which sorts gradients that may lie on several devices
+        together = {type(gradient) for gradient in gradients} == {Tensor} and len(
+            {one.device for one in gradients}
+        ) == 1
+        norm: Tensor = (
+            torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            if together
+            else torch.nn.utils.get_total_norm(gradients)
+        )
         return norm
     # the norm of finite numbers is soon beyond float16
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]

@@ -20,6 +20,7 @@ from frostline.callbacks.schedule_record import ScheduleRecord
 from frostline.checkpoints import Record, read_checkpoint
 from frostline.errors import NumericsError
 from frostline.freezing import Decision, FreezeSchedule, Phase, Position, Progress, Transition
+from frostline.loggers import log_step
 from frostline.optim import learning_rate, set_learning_rates
 from frostline.types import Batch, DepthGroup
 
@@ -82,13 +83,12 @@ class FollowSchedule(Callback):
         if not self._begun:
             self._begin(trainer, task)
         # inside a window of accumulated gradients the step does not move, and neither does the schedule
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            while (transition := self.progress.advance(step)) is not None:
-                self._run(transition, trainer, task)
-        position = self.progress.position
-        set_learning_rates(trainer.optimizers[0], task.base_lr, self.schedule, position, step)
-        if (step + 1) % getattr(trainer, "log_every_n_steps", 1) == 0:
-            pl_module.log_dict(self._logged(task, step))
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        while (transition := self.progress.advance(step)) is not None:
+            self._run(transition, trainer, task)
+        set_learning_rates(trainer.optimizers[0], task.base_lr, self.schedule, self.progress.position, step)
+        log_step(trainer, lambda: self._logged(task, step))
 
     def _logged(self, task: Scheduled, step: int) -> dict[str, float]:
         """The learning rate of each depth group, and the phase's clock."""

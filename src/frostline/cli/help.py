@@ -43,8 +43,19 @@ EXAMPLES = {
         "frostline audit data=folder data.root=pictures audit.labels=false audit.exclude=bad.txt",
         "frostline train data=folder data.root=pictures data.exclude=bad.txt",
     ],
+    "probe": [
+        "frostline probe 'probe.lr=[1e-4,1e-3,1e-2]' 'probe.weight_decay=[0,1e-2]' 'probe.seeds=[0,1,2]'",
+        "frostline probe data=folder data.root=pictures backbone=timm backbone.name=vit_small_patch16_224 "
+        "'probe.features=[last,last4,pooled,class_token]'",
+        "frostline probe augment=light probe.views=4 'probe.references=[]'",
+    ],
     "evaluate": ["frostline evaluate run=outputs/train/RUN split=val"],
     "predict": ["frostline predict run=outputs/train/RUN images=new_pictures output=labels.csv"],
+    "compare": [
+        "frostline compare runs=outputs/train/SWEEP",
+        "frostline compare runs='[outputs/train/RUN,outputs/train/RUN]' metric=val/macro_f1",
+        "frostline compare runs='outputs/train/*-sweep-*' by='[freeze,optimizer.lr]' against=all",
+    ],
     "export": [
         "frostline export run=outputs/train/RUN format='[onnx,openvino]' int8=true",
         "frostline export run=outputs/train/RUN format=timm push=ORG/NAME",

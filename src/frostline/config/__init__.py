@@ -2,7 +2,7 @@
 
 from frostline.config.building import build, spec_of
 from frostline.config.composing import QUOTING, compose, compose_job, hydra_session, override_saved, parse
-from frostline.config.saving import absolute_paths, load_config, save_config
+from frostline.config.saving import absolute_paths, flat, load_config, save_config
 from frostline.config.schema import COMMANDS, conf_folder, register, weights_folder
 from frostline.config.targets import check_targets, check_trusted_names, trusted_targets
 
@@ -16,6 +16,7 @@ __all__ = [
     "compose",
     "compose_job",
     "conf_folder",
+    "flat",
     "hydra_session",
     "load_config",
     "override_saved",

@@ -23,6 +23,8 @@ def faults_of(config: DictConfig, *, complete: bool = True) -> list[ConfigError]
         faults += _phase_faults(config.freeze)
     if "monitor" in config:
         faults += _monitor_faults(config)
+    if "paper" in config and not faults:
+        faults += _paper_faults(config.paper)
     return faults
 
 
@@ -119,3 +121,16 @@ def _monitor_faults(config: DictConfig) -> list[ConfigError]:
     if metric in names:
         return []
     return [ConfigError(f"monitor.metric={metric}: no metric provides it", mend=suggestion(metric, names))]
+
+
+def _paper_faults(paper: DictConfig) -> list[ConfigError]:
+    if paper.value is None and paper.source is None:
+        return []
+    if paper.value is None or not paper.source:
+        lacking = "value" if paper.value is None else "source"
+        return [ConfigError(f"paper.{lacking} has no value", mend="A published result has both: value and source.")]
+    name = str(paper.metric).rpartition("/")[2]
+    if name.endswith(("accuracy", "f1", "auroc")) and not 0 <= paper.value <= 1:
+        mend = f"Divide a percentage by 100: paper.value={paper.value / 100:g}."
+        return [ConfigError(f"paper.value={paper.value:g}: {paper.metric} is from 0 to 1", mend=mend)]
+    return []

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from frostline.config.schema import register
+from frostline.config.schema import register_resolvers
 from frostline.errors import ConfigError
 
 PATH_KEYS = (
@@ -113,7 +113,7 @@ def load_config(path: Path) -> DictConfig:
     Raises:
         ConfigError: the file is absent or is no config.
     """
-    register()
+    register_resolvers()
     if not path.is_file():
         raise ConfigError(f"{path} is missing, so {path.parent} is no run", mend="Name the folder of a run.")
     if path.stat().st_size > _LARGEST:
@@ -129,3 +129,18 @@ def load_config(path: Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path} is no config: it holds a list")
     return config
+
+
+def flat(config: DictConfig) -> dict[str, Any]:
+    """Dotted key to leaf, references left as they are."""
+    found: dict[str, Any] = {}
+
+    def visit(node: Any, path: str) -> None:
+        if isinstance(node, dict) and node:
+            for key, child in node.items():
+                visit(child, f"{path}.{key}" if path else str(key))
+        else:
+            found[path] = node
+
+    visit(OmegaConf.to_container(config, resolve=False, enum_to_str=True), "")
+    return found

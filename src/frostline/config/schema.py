@@ -16,8 +16,10 @@ COMMANDS = {
     "audit": "what is wrong with a data set: unreadable, doubled, blank or mislabelled pictures, drift; writes a page",
     "evaluate": "score a split of a finished run again",
     "predict": "label a picture, a folder or a list with a finished run",
+    "compare": "finished runs over their seeds and folds: means, intervals, tests, tables for a paper, a plot",
     "export": "a finished model as ONNX, OpenVINO, torch.export or a timm folder, shown to be that model",
     "serve": "answer requests for a prediction over HTTP, with a page to try it",
+    "probe": "many heads at once on a frozen backbone that runs once; the best by validation, tested once",
     "pretrain": "pre-train a backbone on unlabelled pictures",
 }
 
@@ -48,9 +50,16 @@ def register() -> None:
     store.store(group="speed", name="schema", node=specs.SpeedSpec)
     store.store(name="train_schema", node=specs.TrainSpec)
     store.store(name="pretrain_schema", node=specs.PretrainSpec)
+    store.store(name="probe_schema", node=specs.ProbeSpec)
     store.store(name="audit_schema", node=specs.AuditSpec)
     store.store(name="evaluate_schema", node=specs.EvaluateSpec)
     store.store(name="export_schema", node=specs.ExportSpec)
     store.store(name="serve_schema", node=specs.ServeSpec)
     store.store(name="predict_schema", node=specs.PredictSpec)
+    store.store(name="compare_schema", node=specs.CompareSpec)
+    register_resolvers()
+
+
+def register_resolvers() -> None:
+    """Make the resolvers alone known, which a config that is read needs; calling it again changes nothing."""
     OmegaConf.register_new_resolver("frostline.weights", weights_folder, replace=True)

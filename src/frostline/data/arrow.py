@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, decode_picture, open_picture
+from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, Reduction, decode_picture, open_picture, picture_size
 from frostline.data.splits import ImageSplit, Labels
 from frostline.errors import DataError
 
@@ -57,10 +57,23 @@ class ArrowSplit(ImageSplit):
 
     def image(self, index: int) -> Image.Image:
         """See `ImageSplit.image`."""
+        return self._decoded(index, None)
+
+    def reduced(self, index: int, reduction: Reduction) -> Image.Image:
+        """See `ImageSplit.reduced`."""
+        return self._decoded(index, reduction)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """See `ImageSplit.size`."""
+        file = self._file(index)
+        source = self.content(index) if file is None else Path(file)
+        return picture_size(source, self.name(index), *self._limits)
+
+    def _decoded(self, index: int, reduction: Reduction | None) -> Image.Image:
         file = self._file(index)
         if file is not None:
-            return open_picture(file, *self._limits)
-        return decode_picture(self.content(index), self.name(index), self._limits[0])
+            return open_picture(file, *self._limits, reduction)
+        return decode_picture(self.content(index), self.name(index), self._limits[0], reduction)
 
     def name(self, index: int) -> str:
         """See `ImageSplit.name`."""

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from timm.data.transforms_factory import create_transform
-from torchvision.transforms import Compose
 
 from frostline.data.foreign import as_step, check_steps, title
+from frostline.data.frames import evaluation_frame, random_frame
 from frostline.data.geometry import RandomPart, Step, evaluation_geometry, rgb_mean
 from frostline.data.mixing import Mixer
-from frostline.data.transforms import ImageTransform, evaluation_transform, to_input
+from frostline.data.transforms import PictureTransform, evaluation_transform
 from frostline.errors import ConfigError
 from frostline.types import Preprocessing
 
@@ -109,11 +109,12 @@ class Augmentation:
             if (steps := self._steps.get(f"{split}_transforms"))
         ]
 
-    def train_transform(self, preprocessing: Preprocessing) -> ImageTransform:
+    def train_transform(self, preprocessing: Preprocessing, *, exact: bool = False) -> PictureTransform:
         """The transform of a training picture; random choices come from the global generators.
 
         Args:
             preprocessing: what the backbone was pre-trained with, at the size of this run.
+            exact: see `evaluation_transform`.
 
         Returns:
             A function of an ``RGB`` picture that gives ``[C, H, W]`` float32, normalized.
@@ -121,21 +122,24 @@ class Augmentation:
         Raises:
             ConfigError: one of ``transforms`` refuses a picture, or gives something that is no input.
         """
-        return self._train_transform(preprocessing, self._own_steps("transforms", preprocessing))
+        return self._train_transform(preprocessing, self._own_steps("transforms", preprocessing), exact=exact)
 
-    def evaluation_transform(self, preprocessing: Preprocessing, split: str) -> tuple[ImageTransform, bool]:
+    def evaluation_transform(
+        self, preprocessing: Preprocessing, split: str, *, exact: bool = False
+    ) -> tuple[PictureTransform, bool]:
         """The transform of a picture that is evaluated, and whether random choices come from the global generators.
 
         Args:
             preprocessing: what the backbone was pre-trained with, at the size of this run.
             split: ``train``, ``val`` or ``test``.
+            exact: see `evaluation_transform`.
 
         Raises:
             ConfigError: one of the split's transforms refuses a picture, or gives something that is no input.
         """
         key = f"{split}_transforms"
         steps = self._own_steps(key, preprocessing) if key in self._steps else []
-        return evaluation_transform(preprocessing, steps), bool(steps)
+        return evaluation_transform(preprocessing, steps, exact=exact), bool(steps)
 
     def mixer(self, num_classes: int) -> Mixer | None:
         """What mixes the pictures of a batch; None where mixup and cutmix are off."""
@@ -154,7 +158,9 @@ class Augmentation:
             check_steps(steps, f"augment.{key}", preprocessing)
         return steps
 
-    def _train_transform(self, preprocessing: Preprocessing, own: Sequence[Step]) -> ImageTransform:
+    def _train_transform(
+        self, preprocessing: Preprocessing, own: Sequence[Step], *, exact: bool = False
+    ) -> PictureTransform:
         crop, color, final = create_transform(
             preprocessing.size,
             is_training=True,
@@ -170,17 +176,21 @@ class Augmentation:
             re_mode="pixel",
             separate=True,
         )
-        geometry = crop.transforms
+        cropping, *flips = crop.transforms
         if self.scale is None:
-            geometry = [*evaluation_geometry(preprocessing), *geometry[1:]]
-        elif preprocessing.crop_mode != "center":
-            geometry = [RandomPart(preprocessing, self.scale, self.ratio), *geometry[1:]]
+            frame_of, geometry = evaluation_frame(preprocessing), evaluation_geometry(preprocessing)
+        else:
+            part = (
+                RandomPart(preprocessing, self.scale, self.ratio) if preprocessing.crop_mode != "center" else cropping
+            )
+            frame_of, geometry = random_frame(preprocessing, self.scale, self.ratio), [part]
         erasing = final.transforms[2:]  # after to-tensor and normalize, which are those of evaluation
         # timm's jitter by 0 changes nothing, but takes time
         colors = color.transforms if self.auto_augment or self.color_jitter else []
-        steps = [*geometry, *colors, *own, *to_input(preprocessing), *erasing]
-        transform: ImageTransform = Compose(steps)
-        return transform
+        steps = [*flips, *colors, *own]
+        if exact:
+            return PictureTransform(preprocessing, None, steps, erasing, geometry=geometry, own=bool(own))
+        return PictureTransform(preprocessing, frame_of, steps, erasing, own=bool(own))
 
     def _check_policy(self, policy: str) -> None:
         try:

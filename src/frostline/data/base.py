@@ -14,10 +14,21 @@ import torch
 from lightning import LightningDataModule
 
 from frostline.data.augmentation import Augmentation
+from frostline.data.decoded import Keeping, KeptPictures
 from frostline.data.decoding import PIXEL_LIMIT
 from frostline.data.division import by_file, check_division, in_folds, in_order, with_derived, without
 from frostline.data.fingerprint import data_record, fingerprint
-from frostline.data.loading import AskFeed, Delivery, Feed, PictureDataset, PictureLoader, make_loader, worker_count
+from frostline.data.frames import enough_for
+from frostline.data.loading import (
+    AskFeed,
+    Delivery,
+    Feed,
+    PictureDataset,
+    PictureLoader,
+    make_loader,
+    normalized,
+    worker_count,
+)
 from frostline.data.resuming import place
 from frostline.data.samplers import (
     BalancedSampler,
@@ -30,8 +41,9 @@ from frostline.data.samplers import (
 )
 from frostline.data.splits import ImageSplit, LabelledSet, Labels
 from frostline.data.stratify import canonical_order, share_of, subset
+from frostline.data.transforms import Normalization, evaluation_transform
 from frostline.errors import ConfigError, DataError, suggestion
-from frostline.types import Preprocessing
+from frostline.types import Batch, Preprocessing
 
 
 class Feeding(Protocol):
@@ -69,6 +81,13 @@ class ImageData(LightningDataModule):
             proportions, ``pad`` adds borders; None does as the backbone was pre-trained.
         drop_last: leave out a last training batch that is not full. Where it is kept, it is left out only if it would
             hold a single picture, which batch norm cannot train on.
+        decode: ``fast`` has a JPEG that is more than twice as large as needed decoded at a half, a quarter or an eighth
+            of its size, and resizes in 8 bits with torch: see `frostline.data.frames.MARGIN` for what that changes.
+            ``exact`` decodes all of it and resizes with Pillow, as timm does, bit for bit.
+        decoded: keep decoded pictures in 8 bits, in ``memory`` or on the ``disk`` for other runs too, in the cache
+            folder and its limit; None decodes each time. What evaluation or a fixed crop shows is kept as large as the
+            input, and is the same bit for bit; for random crops the whole picture is kept, so large that the smallest
+            crop has two pixels for one of the input. Where there is no room, a line says so.
         pixel_limit: width times height above which a picture is refused.
         on_error: what becomes of a training picture that cannot be read. ``stop`` raises; ``skip`` leaves it out of
             its batch, which is smaller by it, and raises only where no picture is left, or a single one that batch
@@ -106,6 +125,8 @@ class ImageData(LightningDataModule):
         "on_error": ("stop", "skip"),
         "sampler": ("shuffle", "balanced"),
         "resize": (None, "crop", "squash", "pad"),
+        "decode": ("fast", "exact"),
+        "decoded": (None, "memory", "disk"),
     }
 
     batch_size: int = 64
@@ -125,6 +146,8 @@ class ImageData(LightningDataModule):
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     resize: Literal["crop", "squash", "pad"] | None = None
     drop_last: bool = False
+    decode: Literal["fast", "exact"] = "fast"
+    decoded: Literal["memory", "disk"] | None = None
     pixel_limit: int = PIXEL_LIMIT
     on_error: Literal["stop", "skip"] = "stop"
 
@@ -137,6 +160,7 @@ class ImageData(LightningDataModule):
         self.skipped: dict[str, str] = {}
         self.feeding: Feeding | None = None
         self._hashes: dict[str, str] = {}
+        self._kept_pictures: dict[tuple[str, bool], KeptPictures] = {}
         self._prepared: tuple[Preprocessing, Augmentation, int] | None = None
 
     @abstractmethod
@@ -194,16 +218,22 @@ class ImageData(LightningDataModule):
             preprocessing: the backbone's.
             augmentation: of training pictures.
             seed: of the sample order and the augmentation.
-        """
-        self._prepared = (preprocessing, augmentation, seed)
 
-    def loader(self, split: str, *, train: bool = False) -> PictureLoader:
+        Raises:
+            ConfigError: ``decoded`` cannot be had with this augmentation.
+        """
+        self._check_keeping(augmentation)
+        self._prepared = (preprocessing, augmentation, seed)
+        self._kept_pictures = {}
+
+    def loader(self, split: str, *, train: bool = False, normalize: bool = True) -> PictureLoader:
         """A loader of `Batch` for this process.
 
         Args:
             split: ``train``, ``val`` or ``test``.
             train: augmented and in a new order each epoch; else plain, in order, each picture valid exactly once over
                 all processes.
+            normalize: its images are normalized; else they may be uint8, for `on_after_batch_transfer`.
 
         Raises:
             DataError: there is no such split, or nothing to train on. While it is read: a picture is unreadable.
@@ -212,9 +242,8 @@ class ImageData(LightningDataModule):
         dataset, order = self._dataset(split, train=train)
         placement = Placement.current()
         if not train:
-            return self._loader(
-                dataset, EvaluationSampler(len(pictures), placement=placement), self._feed(split, train)
-            )
+            evaluated = EvaluationSampler(len(pictures), placement=placement)
+            return self._loader(dataset, evaluated, self._feed(split, train), normalize=normalize)
         self._check_training(len(pictures), placement.world_size)
         seed = self._ready[2]
         settings: dict[str, Any] = {"seed": seed, "drop_last": self.drop_last, "placement": placement}
@@ -226,7 +255,7 @@ class ImageData(LightningDataModule):
         if self.trainer is not None:
             place(sampler, self.trainer.fit_loop)
         skipped = self.skipped if self.on_error == "skip" else None
-        return self._loader(dataset, sampler, self._feed(split, train), skipped)
+        return self._loader(dataset, sampler, self._feed(split, train), skipped, normalize=normalize)
 
     def deliveries(
         self, split: str, *, train: bool, view: int = 0, positions: Sequence[int] | None = None
@@ -239,7 +268,8 @@ class ImageData(LightningDataModule):
             view: which fixed view of a random augmentation.
             positions: which pictures; None is all.
         """
-        dataset, order = self._dataset(split, train=train)
+        # for a few pictures, all would be decoded
+        dataset, order = self._dataset(split, train=train, keep=positions is None)
         wanted = range(len(dataset)) if positions is None else positions
         # an augmentation goes by what a sampler asks for, not by where that lies
         asked = np.arange(len(dataset)) if order is None else np.argsort(order)
@@ -255,9 +285,10 @@ class ImageData(LightningDataModule):
         words = augmentation.recipe(split, train=train)
         if words is None:
             return None
-        recipe: dict[str, Any] = {"preprocessing": repr(preprocessing), "augmentation": words}
+        recipe: dict[str, Any] = {"preprocessing": repr(preprocessing), "augmentation": words, "decode": self.decode}
         if train and not augmentation.deterministic:
             order = canonical_order(self._split(split)).astype("<i8")
+            recipe |= {"decoded": self.decoded is not None and augmentation.scale is not None}
             recipe |= {"seed": seed, "order": hashlib.sha256(order.tobytes()).hexdigest()}
         return recipe
 
@@ -283,18 +314,51 @@ class ImageData(LightningDataModule):
         feeding = self.feeding
         return None if feeding is None else lambda epoch: feeding(split, train=train, epoch=epoch)
 
-    def _dataset(self, split: str, *, train: bool) -> tuple[PictureDataset, Labels | None]:
+    def _dataset(self, split: str, *, train: bool, keep: bool = True) -> tuple[PictureDataset, Labels | None]:
         """The pictures as they are trained on or evaluated, and the position of each index that a sampler asks for."""
         pictures = self._split(split)
         preprocessing, augmentation, seed = self._ready
-        if not train:
-            plain, is_random = augmentation.evaluation_transform(preprocessing, split)
-            # what is random is so by content, not by the place in a listing
-            order = canonical_order(pictures) if is_random else None
-            return PictureDataset(pictures, plain, seed if is_random else None, order), order
-        order = canonical_order(pictures)
-        transform = augmentation.train_transform(preprocessing)
-        return PictureDataset(pictures, transform, None if augmentation.deterministic else seed, order), order
+        exact = self.decode == "exact"
+        if train:
+            transform, is_random = augmentation.train_transform(preprocessing, exact=exact), True
+            seeded = not augmentation.deterministic
+        else:
+            transform, is_random = augmentation.evaluation_transform(preprocessing, split, exact=exact)
+            seeded = is_random
+        # what is random is so by content, not by the place in a listing
+        order = canonical_order(pictures) if is_random else None
+        kept = self._kept_of(split, train=train) if keep and self.decoded is not None else None
+        dataset = PictureDataset(pictures, transform, seed if seeded else None, order, kept=kept, in_8_bits=True)
+        return dataset, order
+
+    def _kept_of(self, split: str, *, train: bool) -> KeptPictures:
+        """The decoded pictures of a split, which evaluation and training share where both show the same part."""
+        preprocessing, augmentation, _ = self._ready
+        crops = train and augmentation.scale is not None
+        if (split, crops) not in self._kept_pictures:
+            assert self.decoded is not None
+            pictures = self._split(split)
+            workers = worker_count(self.workers, in_memory=self.in_memory)
+            words = {"preprocessing": repr(preprocessing), "decode": self.decode}
+            keeping = Keeping(evaluation_transform(preprocessing, exact=self.decode == "exact"), None, words)
+            if crops and augmentation.scale is not None:
+                enough = enough_for(preprocessing, augmentation.scale, augmentation.ratio)
+                shares = f"{augmentation.scale} {augmentation.ratio}"
+                keeping = Keeping(keeping.transform, enough, {**words, "crops": shares})
+            self._kept_pictures[split, crops] = KeptPictures(pictures, keeping, self.decoded, workers)
+        return self._kept_pictures[split, crops]
+
+    def _check_keeping(self, augmentation: Augmentation) -> None:
+        if self.decoded is not None and self.in_memory:
+            raise ConfigError(
+                f"data.decoded={self.decoded}, but these pictures are in memory already.", mend="Set data.decoded=null."
+            )
+        if self.decoded is not None and self.decode == "exact" and augmentation.scale is not None:
+            raise ConfigError(
+                f"data.decoded={self.decoded} keeps pictures smaller than they are for random crops (augment.scale), "
+                "which data.decode=exact forbids.",
+                mend="Set data.decode=fast, or data.decoded=null.",
+            )
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         """Training batches of each of ``world_size`` processes, before any of them runs.
@@ -313,16 +377,20 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> PictureLoader:
         """Lightning's hook."""
-        return self.loader("train", train=True)
+        return self.loader("train", train=True, normalize=self.trainer is None)
 
     def val_dataloader(self) -> PictureLoader | list[PictureLoader]:
         """Lightning's hook; nothing where there is no such split."""
         self.load()
-        return self.loader("val") if "val" in self.splits else []
+        return self.loader("val", normalize=self.trainer is None) if "val" in self.splits else []
 
     def test_dataloader(self) -> PictureLoader:
         """Lightning's hook."""
-        return self.loader("test")
+        return self.loader("test", normalize=self.trainer is None)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Lightning's hook: normalizes 8-bit pictures on the device that they were brought to."""
+        return normalized(batch, Normalization(self._ready[0]))
 
     def _loader(
         self,
@@ -330,13 +398,22 @@ class ImageData(LightningDataModule):
         sampler: Any,
         feed: AskFeed | None = None,
         skipped: dict[str, str] | None = None,
+        *,
+        normalize: bool = True,
     ) -> PictureLoader:
         trainer = self.trainer
         processes = trainer.num_devices if trainer else 1
         on_gpu = trainer.strategy.root_device.type == "cuda" if trainer else torch.cuda.is_available()
         workers = worker_count(self.workers, in_memory=self.in_memory, processes=processes)
         return make_loader(
-            dataset, sampler, batch_size=self.batch_size, workers=workers, pin_memory=on_gpu, skipped=skipped, feed=feed
+            dataset,
+            sampler,
+            batch_size=self.batch_size,
+            workers=workers,
+            pin_memory=on_gpu,
+            skipped=skipped,
+            feed=feed,
+            normalize=normalize,
         )
 
     def _split(self, name: str) -> ImageSplit:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from frostline.data.archives import extracted
 from frostline.data.base import ImageData
-from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, open_picture
+from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, Reduction, open_picture, picture_size
 from frostline.data.listing import existing_folder, is_archive
 from frostline.data.splits import ImageSplit, Labels, NameTable
 from frostline.errors import DataError
@@ -51,6 +51,14 @@ class FileSplit(ImageSplit):
     def image(self, index: int) -> Image.Image:
         """See `ImageSplit.image`."""
         return open_picture(self._file(index), *self._limits)
+
+    def reduced(self, index: int, reduction: Reduction) -> Image.Image:
+        """See `ImageSplit.reduced`."""
+        return open_picture(self._file(index), *self._limits, reduction)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """See `ImageSplit.size`."""
+        return picture_size(self.path(index), self._file(index), *self._limits)
 
     def name(self, index: int) -> str:
         """See `ImageSplit.name`."""

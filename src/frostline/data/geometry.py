@@ -179,24 +179,43 @@ class RandomPart:
 
     def __call__(self, picture: Image.Image) -> Image.Image:
         """The crop, ``RGB`` of the input's size; random choices come from Python's global generator."""
-        return self._shown(picture, self._drawn(picture))
+        box, (left, top, right, bottom) = self.draw(picture.width, picture.height)
+        seen = picture.resize((right - left, bottom - top), self._resample, box=box)
+        if seen.size == (self._width, self._height):
+            return seen
+        canvas = Image.new("RGB", (self._width, self._height), self._color)
+        canvas.paste(seen, (left, top))
+        return canvas
 
-    def _drawn(self, picture: Image.Image) -> _Part:
-        whole = self._whole(picture)
-        least = 0.99 * self._scale[0] * picture.width * picture.height  # the grid rounds
+    def draw(self, width: int, height: int) -> tuple[tuple[float, float, float, float], tuple[int, int, int, int]]:
+        """What a crop shows of a picture, and where it lies in the input: left, top, right and bottom of both.
+
+        Args:
+            width: of the picture in pixels.
+            height: of the picture in pixels.
+        """
+        part = self._drawn(width, height)
+        left, top, right, bottom = part.inside(width, height)
+        across = _span((left - part.left) / part.width, (right - part.left) / part.width, self._width)
+        down = _span((top - part.top) / part.height, (bottom - part.top) / part.height, self._height)
+        return (left, top, right, bottom), (across[0], down[0], across[1], down[1])
+
+    def _drawn(self, width: int, height: int) -> _Part:
+        whole = self._whole(width, height)
+        least = 0.99 * self._scale[0] * width * height  # the grid rounds
         for _ in range(_DRAWS):
             part = self._draw(whole)
-            left, top, right, bottom = part.inside(picture.width, picture.height)
+            left, top, right, bottom = part.inside(width, height)
             if max(0.0, right - left) * max(0.0, bottom - top) >= least:
                 return part
         return whole
 
-    def _whole(self, picture: Image.Image) -> _Part:
+    def _whole(self, width: int, height: int) -> _Part:
         if not self._padded:
-            return _Part(0.0, 0.0, picture.width, picture.height)
-        unit = max(picture.width / self._width, picture.height / self._height)
-        width, height = unit * self._width, unit * self._height
-        return _Part((picture.width - width) / 2, (picture.height - height) / 2, width, height)
+            return _Part(0.0, 0.0, width, height)
+        unit = max(width / self._width, height / self._height)
+        across, down = unit * self._width, unit * self._height
+        return _Part((width - across) / 2, (height - down) / 2, across, down)
 
     def _draw(self, whole: _Part) -> _Part:
         square = torch.empty(1).expand(1, _GRID, _GRID)  # has a shape, and takes no memory
@@ -208,18 +227,6 @@ class RandomPart:
             width * whole.width,
             height * whole.height,
         )
-
-    def _shown(self, picture: Image.Image, part: _Part) -> Image.Image:
-        left, top, right, bottom = part.inside(picture.width, picture.height)
-        across = _span((left - part.left) / part.width, (right - part.left) / part.width, self._width)
-        down = _span((top - part.top) / part.height, (bottom - part.top) / part.height, self._height)
-        size = across[1] - across[0], down[1] - down[0]
-        seen = picture.resize(size, self._resample, box=(left, top, right, bottom))
-        if size == (self._width, self._height):
-            return seen
-        canvas = Image.new("RGB", (self._width, self._height), self._color)
-        canvas.paste(seen, (across[0], down[0]))
-        return canvas
 
 
 def _span(start: float, end: float, length: int) -> tuple[int, int]:

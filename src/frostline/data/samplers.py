@@ -116,12 +116,15 @@ class TrainingSampler(Sampler[Key]):
     def __len__(self) -> int:
         return self._per_rank
 
+    def order(self, epoch: int) -> tuple[Positions, Positions]:
+        """What this rank sees in an epoch: ``[N]`` positions, and the `Key.repeat` of each."""
+        rank, world_size = self._placement
+        indices, repeats = self._order(epoch, world_size * self._per_rank)
+        return indices[rank::world_size][: self._per_rank], repeats[rank::world_size][: self._per_rank]
+
     def __iter__(self) -> Iterator[Key]:
         epoch = self._epoch
-        rank, world_size = self._placement
-        indices, repeats = (
-            found[rank::world_size][: self._per_rank] for found in self._order(epoch, world_size * self._per_rank)
-        )
+        indices, repeats = self.order(epoch)
         resumed, batch = self._resume
         start = batch * self._batch_size if resumed == epoch else 0
         self._resume = (-1, 0)

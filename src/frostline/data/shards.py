@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, decode_picture
+from frostline.data.decoding import FILE_LIMIT, PIXEL_LIMIT, Reduction, decode_picture, picture_size
 from frostline.data.files import FileData
 from frostline.data.joint_labels import encode_groups, encode_splits
 from frostline.data.listing import existing_folder
@@ -63,6 +63,14 @@ class ShardSplit(ImageSplit):
     def image(self, index: int) -> Image.Image:
         """See `ImageSplit.image`."""
         return decode_picture(self.content(index), self._title(index), self._limits[0])
+
+    def reduced(self, index: int, reduction: Reduction) -> Image.Image:
+        """See `ImageSplit.reduced`."""
+        return decode_picture(self.content(index), self._title(index), self._limits[0], reduction)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """See `ImageSplit.size`."""
+        return picture_size(self.content(index), self._title(index), self._limits[0])
 
     def name(self, index: int) -> str:
         """The shard's name and, as if it were a folder, the member's, such as ``train-0000.tar/000123.jpg``."""

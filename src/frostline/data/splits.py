@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from frostline.data.decoding import Reduction
 from frostline.data.digests import Digests, digests_of
 
 Labels = npt.NDArray[np.int64]
@@ -47,6 +48,28 @@ class ImageSplit(ABC):
         Raises:
             DataError: it cannot be read; the message names it.
         """
+
+    def reduced(self, index: int, reduction: Reduction) -> Image.Image:
+        """The picture, or a smaller one that is read in less time, with its sides rounded up.
+
+        A subclass that can make a smaller one asks how much smaller it may be, before it decodes.
+
+        Args:
+            index: of the picture.
+            reduction: takes width and height of the picture.
+
+        Raises:
+            DataError: as `image`.
+        """
+        return self.image(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of the picture; where it can be, from its header alone.
+
+        Raises:
+            DataError: as `image`.
+        """
+        return self.image(index).size
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -126,6 +149,14 @@ class SplitView(ImageSplit):
         """See `ImageSplit.image`."""
         return self._source.image(int(self._positions[index]))
 
+    def reduced(self, index: int, reduction: Reduction) -> Image.Image:
+        """See `ImageSplit.reduced`."""
+        return self._source.reduced(int(self._positions[index]), reduction)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """See `ImageSplit.size`."""
+        return self._source.size(int(self._positions[index]))
+
     def name(self, index: int) -> str:
         """See `ImageSplit.name`."""
         return self._source.name(int(self._positions[index]))
@@ -181,6 +212,16 @@ class Joined(ImageSplit):
         """See `ImageSplit.image`."""
         part, place = self._at(index)
         return part.image(place)
+
+    def reduced(self, index: int, reduction: Reduction) -> Image.Image:
+        """See `ImageSplit.reduced`."""
+        part, place = self._at(index)
+        return part.reduced(place, reduction)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """See `ImageSplit.size`."""
+        part, place = self._at(index)
+        return part.size(place)
 
     def name(self, index: int) -> str:
         """See `ImageSplit.name`."""

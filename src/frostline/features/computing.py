@@ -14,9 +14,9 @@ from frostline.data.loading import Delivery
 from frostline.data.progress import Progress
 from frostline.errors import DataError, FrostlineError
 from frostline.features.boundary import NotCached
-from frostline.features.room import StoreFault
-from frostline.features.store import FeatureStore
 from frostline.features.table import IN_MEMORY, FeatureTable, table_of, table_of_parts
+from frostline.storage.room import StoreFault
+from frostline.storage.store import FeatureStore
 
 Body = Callable[[Tensor], Tensor]
 """Takes ``[B, C, H, W]`` pictures on the CPU, gives ``[B, ...]`` features there."""

@@ -18,8 +18,8 @@ from frostline.data.cache import cache_folder
 from frostline.features.boundary import in_eval
 from frostline.features.engine_record import Record, read_record, record_key, write_record
 from frostline.features.engine_ways import PLAIN, Run, Way, ways
-from frostline.features.locks import alone
 from frostline.specs import Engine
+from frostline.storage.locks import alone
 
 SHARE = 0.05  # of the time of the plain pass, for measuring
 SHORT = 10.0  # seconds: what a plain pass has to take for anything to be measured

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from frostline.data import ImageData
 from frostline.data.loading import Feed, Unreadable
 from frostline.errors import ConfigError
-from frostline.features.boundary import Boundary, Forward, NotCached, captured, in_eval
+from frostline.features.boundary import Boundary, Forward, NotCached, in_eval
 from frostline.features.computing import Computed, Pass, Stopped, found_or_computed
+from frostline.features.cutting import Cut
 from frostline.features.engine import ForwardEngine
 from frostline.features.keys import body_hash, body_tensors, feature_key
 from frostline.features.planning import Verdict
-from frostline.features.store import FeatureStore
 from frostline.features.table import FeatureTable
 from frostline.freezing import Position
 from frostline.specs import CacheMode
+from frostline.storage.store import FeatureStore
 
 
 class Clock(Protocol):
@@ -43,18 +44,18 @@ class Clock(Protocol):
 
 @dataclass
 class FrozenBody:
-    """The part of a model below its classifier, and how it is run.
+    """The part of a model below a cut, and how it is run.
 
     Attributes:
         model: unwrapped.
         boundary: where its body ends.
-        forward: runs it on pictures of its device, in the precision of the run.
+        forward: runs what ``boundary.runner`` gives on pictures of its device, in the precision of the run.
         settings: all that changes the numbers that come out, beside the model, as plain types.
         engine: runs it faster; None runs it plainly.
     """
 
     model: nn.Module
-    boundary: Boundary
+    boundary: Boundary | Cut
     forward: Forward
     settings: dict[str, Any] = field(default_factory=dict)
     engine: ForwardEngine | None = None
@@ -75,19 +76,19 @@ class FrozenBody:
         return self._known[1]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """``[B, ...]`` what comes into the classifier, on the CPU."""
+        """``[B, ...]`` what comes of them, on the CPU."""
         run = self.plain if self.engine is None else self.engine
         with in_eval(self.model):
             return run(images.to(self.device, non_blocking=True)).cpu()
+
+    def plain(self, images: Tensor) -> Tensor:
+        """The same as the run does it, in the modes that the model is in, on its device."""
+        return self.boundary.features(self.model, self.forward, images)
 
     def release(self) -> None:
         """Let go of what the engine has made for the body; it is made again where it is needed."""
         if self.engine is not None:
             self.engine.release()
-
-    def plain(self, images: Tensor) -> Tensor:
-        """The same by the model itself, in the modes that it is in, on its device."""
-        return captured(self.model, self.boundary, self.forward, images)[0]
 
 
 def _writes(tensor: Tensor) -> int:
@@ -103,7 +104,7 @@ class CachedPhases:
 
     Args:
         verdicts: on each phase of the run.
-        body: what is frozen.
+        bodies: what is frozen in each; None where nothing is computed once.
         data: prepared.
         store: keeps what is computed.
         say: takes a line for the person.
@@ -112,13 +113,13 @@ class CachedPhases:
     def __init__(
         self,
         verdicts: Sequence[Verdict],
-        body: FrozenBody,
+        bodies: Sequence[FrozenBody | None],
         data: ImageData,
         store: FeatureStore,
         say: Callable[[str], None],
     ) -> None:
         self.verdicts = list(verdicts)
-        self.body = body
+        self.bodies = list(bodies)
         self.data = data
         self.store = store
         self.clock: Clock | None = None
@@ -135,16 +136,18 @@ class CachedPhases:
         if number != self._current:
             # what the phase before had in memory is in the store, if it is wanted again
             self._current, self._tables = number, {}
-        views = verdict.views if train and verdict.views > 1 else 0
-        if not verdict.holds or number in self._refused or self.data.recipe(split, train=train) is None:
+        views, body = verdict.views if train and verdict.views > 1 else 0, self.bodies[number]
+        if body is None or not verdict.holds or number in self._refused:
+            return Feed(views)
+        if self.data.recipe(split, train=train) is None:
             return Feed(views)
         needed = self._needed(views, epoch)
-        if not (verdict.is_cached or all(self._is_stored(split, train=train, view=view) for view in needed)):
+        if not (verdict.is_cached or all(self._is_stored(body, split, train=train, view=view) for view in needed)):
             return Feed(views)
         try:
             # an evaluation may be a part of inference mode, whose tensors no gradient can come through
             with torch.inference_mode(False):
-                tables = {view: self._table(split, train=train, view=view) for view in needed}
+                tables = {view: self._table(body, split, train=train, view=view) for view in needed}
         except NotCached as reason:
             self._refuse(number, reason)
             return Feed(views)
@@ -163,9 +166,11 @@ class CachedPhases:
 
     def is_found(self, number: int, splits: Sequence[str]) -> bool:
         """Whether the store has all features that a phase would begin with, for the body as it is."""
-        views = self.verdicts[number].views
+        views, body = self.verdicts[number].views, self.bodies[number]
+        if body is None:
+            return False
         keys = [
-            self._key(split, train=split == "train", view=view)
+            self._key(body, split, train=split == "train", view=view)
             for split in splits
             if self.data.recipe(split, train=split == "train") is not None
             for view in range(views if split == "train" else 1)
@@ -191,36 +196,37 @@ class CachedPhases:
         self._refused.add(number)
         self._say(f"phase {verdict.phase} is not cached: {reason}")
 
-    def _is_stored(self, split: str, *, train: bool, view: int) -> bool:
-        key = self._key(split, train=train, view=view)
+    def _is_stored(self, body: FrozenBody, split: str, *, train: bool, view: int) -> bool:
+        key = self._key(body, split, train=train, view=view)
         return key in self._tables or self.store.find(key) is not None
 
-    def _key(self, split: str, *, train: bool, view: int) -> str:
+    def _key(self, body: FrozenBody, split: str, *, train: bool, view: int) -> str:
         recipe = self.data.recipe(split, train=train)
         assert recipe is not None
         return feature_key(
             {
-                "body": self.body.hash(),
-                "boundary": self.body.boundary.path,
-                "settings": self.body.settings,
+                "body": body.hash(),
+                "boundary": body.boundary.key,
+                "settings": body.settings,
                 "input": recipe,
                 "view": view,
                 "pictures": self.data.pictures_hash(split),
             }
         )
 
-    def _table(self, split: str, *, train: bool, view: int) -> FeatureTable:
-        key = self._key(split, train=train, view=view)
+    def _table(self, body: FrozenBody, split: str, *, train: bool, view: int) -> FeatureTable:
+        key = self._key(body, split, train=train, view=view)
         if key not in self._tables:
             pictures = self.data.splits[split]
             work = Pass(
                 key,
                 len(pictures),
                 partial(self.data.deliveries, split, train=train, view=view),
-                self.body,
+                body,
                 self.clock.is_stopping if self.clock else lambda: False,
             )
             computed = found_or_computed(self.store, work)
+            computed.table.boundary = body.boundary.key
             computed.table.faults = self._faults(computed.table, split, train=train, view=view)
             self._tables[key] = computed.table
             self._tell(split, view, computed)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.features.boundary import Boundary
+from frostline.features.cutting import Cut
 
 FORMAT = 1
 """Of what is stored; another one makes all keys others."""
@@ -26,27 +27,32 @@ PACKAGES = ("torch", "timm", "torchvision", "pillow")
 SOURCES = (
     "data/augmentation.py",
     "data/base.py",
+    "data/decoded.py",
     "data/decoding.py",
+    "data/frames.py",
     "data/geometry.py",
     "data/loading.py",
     "data/randomness.py",
+    "data/scaling.py",
     "data/transforms.py",
     "features/boundary.py",
     "features/computing.py",
+    "features/cutting.py",
     "features/engine.py",
     "features/engine_ways.py",
+    "features/tracing.py",
 )
 _NOT_OF_THE_BODY = {"training", "num_classes"}
 
 
-def body_hash(model: nn.Module, boundary: Boundary) -> str:
-    """SHA-256 of all of a model but its classifier: modules and their settings, parameters and buffers by their bytes.
+def body_hash(model: nn.Module, boundary: Boundary | Cut) -> str:
+    """SHA-256 of all of a model that is below a cut: modules and their settings, parameters and buffers by their bytes.
 
     Two models of one hash make the same features of a picture. Buffers that are not saved count too.
     """
     digest = hashlib.sha256()
     for name, module in model.named_modules():
-        if not boundary.above(name):
+        if boundary.below(name):
             settings = json.dumps([name, type(module).__qualname__, dict(_settings(module))], default=repr)
             digest.update(settings.encode())
     for name, tensor in body_tensors(model, boundary):
@@ -55,10 +61,10 @@ def body_hash(model: nn.Module, boundary: Boundary) -> str:
     return digest.hexdigest()
 
 
-def body_tensors(model: nn.Module, boundary: Boundary) -> Iterator[tuple[str, Tensor]]:
+def body_tensors(model: nn.Module, boundary: Boundary | Cut) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers below the boundary, by name."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if not boundary.above(name):
+        if boundary.below(name):
             yield name, tensor
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from frostline.errors import ConfigError
 from frostline.features.boundary import Boundary, NotCached
+from frostline.features.cutting import Cut, Restless
 from frostline.freezing import FreezeSchedule, Phase, keeps_statistics, module_modes
 from frostline.specs import CacheMode
+
+LEAST_FROZEN = 0.1
+"""The share of a forward pass below which reading features back costs what it saves, a thirtieth of an epoch or so."""
 
 _CHANCES = ("p", "drop_prob", "drop_rate", "drop_path_rate")  # what torch and timm call the chance of a dropout
 
@@ -29,6 +33,7 @@ class Circumstances:
         averages: whether the weights that are scored are averages.
         foreign_averages: whether these are not exact on what stays the same.
         overfits: whether Lightning puts in samplers of its own.
+        compiles: whether the network is compiled as a whole.
     """
 
     ranks: int = 1
@@ -39,6 +44,24 @@ class Circumstances:
     averages: bool = False
     foreign_averages: bool = False
     overfits: bool = False
+    compiles: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a phase cuts the network.
+
+    Attributes:
+        cut: the place.
+        numbers: of what passes there for a picture; None where nobody had to look.
+        number_size: bytes of each.
+        frozen: the share of the operations of a forward pass that are below; None where nobody had to look.
+    """
+
+    cut: Boundary | Cut
+    numbers: int | None = None
+    number_size: int = 4
+    frozen: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,8 @@ class Verdict:
         views: fixed views of its training pictures; 1 where there are none.
         epochs: its longest duration, rounded up.
         why_not: why it cannot; empty where it can.
-        trains_classifier: whether nothing but the classifier learns in it, so that one would expect it to.
+        freezes_front: whether the front of the network is frozen in it, so that one would expect it to.
+        place: where it cuts the network; None where it does not.
     """
 
     phase: str
@@ -59,27 +83,43 @@ class Verdict:
     views: int
     epochs: int
     why_not: str = ""
-    trains_classifier: bool = False
+    freezes_front: bool = False
+    place: Place | None = None
 
     @property
     def holds(self) -> bool:
         """Whether it can, and may."""
-        return not self.why_not and self.mode is not CacheMode.off
+        return not self.why_not and self.mode is not CacheMode.off and self.place is not None
 
     @property
     def pays(self) -> bool:
-        """Whether it saves passes over the pictures: an epoch takes one, and so does a view."""
-        return self.epochs > self.views
+        """Whether it saves passes over the pictures, and enough of each: an epoch takes one, and so does a view."""
+        worth = self.place is None or self.place.frozen is None or self.place.frozen >= LEAST_FROZEN
+        return self.epochs > self.views and worth
 
     @property
     def is_cached(self) -> bool:
         """Whether it does, where the store is empty."""
-        return self.holds and (self.pays or self.mode is CacheMode.require)
+        return self.holds and self.is_worth_it
+
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether it would, if it can."""
+        return self.mode is not CacheMode.off and (self.pays or self.mode is CacheMode.require)
 
     def formula(self) -> str:
-        """The cost in words: passes over the training pictures without and with features that are kept."""
-        sign = ">" if self.pays else "<="
-        return f"{_counted(self.epochs, 'epoch')} {sign} {_counted(self.views, 'view')}"
+        """The cost in words: passes over the training pictures without and with features that are kept.
+
+        A backward pass is taken for two forward passes through what is not frozen, as is usual.
+        """
+        sign = ">" if self.epochs > self.views else "<="
+        passes = f"{_counted(self.epochs, 'epoch')} {sign} {_counted(self.views, 'view')}"
+        if self.place is None or self.place.frozen is None:
+            return passes
+        frozen = self.place.frozen
+        trained = 3 * (1 - frozen)
+        cost = f"an epoch costs at least {trained / (frozen + trained):.1%} of one without"
+        return f"{passes}; {frozen:.1%} of a forward pass is frozen, so that {cost}"
 
     def sentence(self) -> str:
         """Why it does not."""
@@ -92,18 +132,26 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def plan(
-    schedule: FreezeSchedule, model: nn.Module, boundary: Boundary | NotCached, facts: Circumstances
-) -> tuple[Verdict, ...]:
-    """A verdict on each phase, in order, from all that is known without running the model.
+Look = Callable[[int, bool], Place | None]
+"""Finds the place at which a phase, by its number, can cut the network.
+
+The flag says whether that is worth the time; None where it is not.
+
+Raises:
+    NotCached: there is none.
+"""
+
+
+def plan(schedule: FreezeSchedule, model: nn.Module, look: Look, facts: Circumstances) -> tuple[Verdict, ...]:
+    """A verdict on each phase, in order.
 
     Args:
         schedule: of the run.
         model: unwrapped.
-        boundary: of it, or why there is none.
+        look: is asked for each phase that nothing else forbids.
         facts: of the run.
     """
-    return tuple(_verdict(schedule, number, model, boundary, facts) for number in range(len(schedule.phases)))
+    return tuple(_verdict(schedule, number, model, look, facts) for number in range(len(schedule.phases)))
 
 
 def refuse_required(verdicts: Sequence[Verdict]) -> None:
@@ -124,37 +172,34 @@ def refuse_required(verdicts: Sequence[Verdict]) -> None:
         raise ConfigError.of(faults)
 
 
-def _verdict(
-    schedule: FreezeSchedule, number: int, model: nn.Module, boundary: Boundary | NotCached, facts: Circumstances
-) -> Verdict:
+def _verdict(schedule: FreezeSchedule, number: int, model: nn.Module, look: Look, facts: Circumstances) -> Verdict:
     phase = schedule.phases[number]
     start = sum(earlier.length or 0 for earlier in schedule.phases[:number])
     steps = phase.length if phase.length is not None else schedule.total_steps - start
-    head = {name for group in schedule.groups if group.is_head for name in group.parameters}
-    return Verdict(
+    verdict = Verdict(
         phase.name,
         CacheMode(phase.cache.mode),
         phase.cache.views,
         math.ceil(steps / schedule.steps_per_epoch),
-        next(_reasons(schedule, number, model, boundary, facts), ""),
-        phase.trainable <= head,
+        freezes_front=phase.frost_line > 0,
     )
+    if verdict.mode is CacheMode.off:
+        return verdict
+    try:
+        for reason in (*_of_the_run(phase, facts), *_inside_epochs(schedule, number), *_at_the_stem(schedule, phase)):
+            raise NotCached(reason)
+        place = look(number, verdict.is_worth_it)
+        for reason in _after_the_body(schedule, number, model, place.cut, facts) if place else ():
+            raise NotCached(reason)
+    except NotCached as reason:
+        return replace(verdict, why_not=str(reason))
+    return replace(verdict, place=place)
 
 
-def _reasons(
-    schedule: FreezeSchedule, number: int, model: nn.Module, boundary: Boundary | NotCached, facts: Circumstances
-) -> Iterator[str]:
-    phase = schedule.phases[number]
-    if isinstance(boundary, NotCached):
-        yield str(boundary)
-        return
-    strangers = sorted(name for name in phase.trainable if not boundary.above(name))
-    if strangers:
-        yield f"it trains more than the classifier, such as {strangers[0]}"
-    yield from _of_the_run(phase, facts)
-    yield from _moving(schedule, phase, model, boundary)
-    yield from _inside_epochs(schedule, number)
-    yield from _after_the_body(schedule, number, model, boundary, facts)
+def _at_the_stem(schedule: FreezeSchedule, phase: Phase) -> Iterator[str]:
+    if phase.frost_line == 0:
+        first = next(name for name in schedule.groups[0].parameters if name in phase.trainable)
+        yield f"its frost line is at the stem: {first} learns"
 
 
 def _of_the_run(phase: Phase, facts: Circumstances) -> Iterator[str]:
@@ -175,19 +220,26 @@ def _of_the_run(phase: Phase, facts: Circumstances) -> Iterator[str]:
         yield "the averages of its weights round what is frozen; callbacks=ema does not"
 
 
-def _moving(schedule: FreezeSchedule, phase: Phase, model: nn.Module, boundary: Boundary) -> Iterator[str]:
-    """What of the body is not the same each time while the phase trains."""
+def restless(schedule: FreezeSchedule, phase: Phase, model: nn.Module) -> Restless:
+    """What of a model is not the same each time while a phase trains."""
+    moving: dict[str, str] = {}
     for stage in phase.stages:
         modes = module_modes(model, schedule.groups, stage.trainable, phase.bn, schedule.spec.frozen)
         for name, module in model.named_modules():
-            if boundary.above(name) or not modes[name]:
-                continue
-            shown = name or type(module).__name__
-            if keeps_statistics(module):
-                yield f"the running statistics of {shown} change (freeze.bn.frozen)"
-            chance = next((key for key in _CHANCES if _is_chance(getattr(module, key, None))), None)
-            if chance is not None and (name == "" or not list(module.children())):
-                yield f"there is dropout before its classifier: {shown} has {chance}={getattr(module, chance):g}"
+            if modes[name] and (change := _change(name, module)):
+                moving.setdefault(name, change)
+    return Restless(phase.trainable, moving)
+
+
+def _change(name: str, module: nn.Module) -> str:
+    """What is another each time in a module in train mode; empty where nothing is."""
+    shown = name or type(module).__name__
+    if keeps_statistics(module):
+        return f"the running statistics of {shown} change (freeze.bn.frozen)"
+    chance = next((key for key in _CHANCES if _is_chance(getattr(module, key, None))), None)
+    if chance is not None and (name == "" or not list(module.children())):
+        return f"there is dropout: {shown} has {chance}={getattr(module, chance):g}"
+    return ""
 
 
 def _is_chance(value: object) -> bool:
@@ -206,10 +258,10 @@ def _inside_epochs(schedule: FreezeSchedule, number: int) -> Iterator[str]:
 
 
 def _after_the_body(
-    schedule: FreezeSchedule, number: int, model: nn.Module, boundary: Boundary, facts: Circumstances
+    schedule: FreezeSchedule, number: int, model: nn.Module, cut: Boundary | Cut, facts: Circumstances
 ) -> Iterator[str]:
     """What a phase before has left: the features are computed as its first epoch begins, of the weights as they are."""
-    changing = next((one.name for one in schedule.phases[:number] if _changes(schedule, one, model, boundary)), None)
+    changing = next((one.name for one in schedule.phases[:number] if _changes(schedule, one, model, cut)), None)
     if changing is None:
         return
     if schedule.phases[number].starts_from_best:
@@ -218,7 +270,9 @@ def _after_the_body(
         yield f"averages of weights are scored, and those of the body still move after phase '{changing}'"
 
 
-def _changes(schedule: FreezeSchedule, phase: Phase, model: nn.Module, boundary: Boundary) -> bool:
-    if any(not boundary.above(name) for name in phase.trainable):
+def _changes(schedule: FreezeSchedule, phase: Phase, model: nn.Module, cut: Boundary | Cut) -> bool:
+    if any(cut.below(name) for name in phase.trainable):
         return True
-    return any("statistics" in reason for reason in _moving(schedule, phase, model, boundary))
+    modules = dict(model.named_modules())
+    moving = restless(schedule, phase, model).moving
+    return any(cut.below(name) and keeps_statistics(modules[name]) for name in moving)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from frostline.data.loading import Unreadable
-from frostline.features.entry import Features
+from frostline.storage.entry import Features
 
 IN_MEMORY = 1 << 30
 """Bytes up to which a table is read into memory; a larger one stays mapped."""
@@ -25,12 +25,16 @@ class FeatureTable:
         lookup: gives a copy of the rows of some positions.
         count: rows.
         faults: the pictures without a row, by position.
+
+    Attributes:
+        boundary: the key of the cut that the rows come from.
     """
 
     def __init__(self, lookup: Lookup, count: int, faults: Mapping[int, Unreadable] | None = None) -> None:
         self._lookup = lookup
         self._count = count
         self.faults: Mapping[int, Unreadable] = faults or {}
+        self.boundary = ""
 
     def __len__(self) -> int:
         return self._count

@@ -1,5 +1,6 @@
-"""Loggers that go on where a resumed run does."""
+"""Loggers that go on where a resumed run does, and what is logged while an epoch lasts."""
 
 from frostline.loggers.metrics_file import MetricsFile
+from frostline.loggers.step_log import log_step
 
-__all__ = ["MetricsFile"]
+__all__ = ["MetricsFile", "log_step"]

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection, SumMetric
+from torchmetrics import Metric, MetricCollection
 
 
 def makes_sense(top_k: int, num_classes: int) -> bool:
     """Whether a top-k score can be wrong: among ``num_classes <= top_k`` the label is always found."""
     return top_k < num_classes
+
+
+class MeanLoss(Metric):
+    """The mean loss of the pictures, and how many there were."""
+
+    loss: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, pictures: int) -> None:
+        """Add the mean loss of a batch; nothing of it waits for the device."""
+        self.loss += loss * pictures
+        self.count += pictures
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The mean, NaN where there are no pictures, and their number as a float."""
+        count = self.count.float()
+        return self.loss / count, count
 
 
 class SplitScores(nn.Module):
@@ -28,25 +51,20 @@ class SplitScores(nn.Module):
         # accuracy became the top-1 accuracy where the first batch was all right
         own: dict[str, Metric | MetricCollection] = {name: metric.clone() for name, metric in metrics.items()}
         self.metrics = MetricCollection(own, compute_groups=False)
-        # sums, since torchmetrics 1.9 forgets the weights of a mean whose check for NaN is off
-        self.loss = SumMetric(nan_strategy="disable")
-        self.count = SumMetric(nan_strategy="disable")
+        self.loss = MeanLoss()
 
     def update(self, probabilities: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: ``[B, K]`` float32, ``[B]`` int64 and its mean loss."""
-        self.metrics.update(probabilities, labels)
-        self.loss.update(loss * len(labels))
-        self.count.update(len(labels))
+        for metric in self.metrics.values():
+            metric.update(probabilities, labels)
+        self.loss.update(loss, len(labels))
 
     def compute(self) -> dict[str, Tensor]:
         """The scores over all ranks since the last call; starts anew."""
         scores = {f"{self.split}/{name}": value for name, value in self.metrics.compute().items()}
-        count = self.count.compute()
-        scores[f"{self.split}/loss"] = self.loss.compute() / count
-        scores[f"{self.split}/count"] = count
+        scores[f"{self.split}/loss"], scores[f"{self.split}/count"] = self.loss.compute()
         self.metrics.reset()
         self.loss.reset()
-        self.count.reset()
         return scores
 
     def sums(self) -> dict[str, Tensor]:

@@ -96,12 +96,16 @@ def set_learning_rates(
 
     A group without a trainable parameter gets 0, also where others of its depth group learn.
     """
+    # a rate depends on when its group thawed, and where the phase anneals on when it drops
+    anneals = schedule.phase_of(position).anneal
+    rates: dict[tuple[int | None, float, str | None], float] = {}
     for group in optimizer.param_groups:
-        group["lr"] = rate_of(group, base, schedule, position, step)
+        name, factor = group["group"], group["lr_factor"]
+        key = position.thawed.get(name), factor, name if anneals else None
+        if key not in rates:
+            rates[key] = learning_rate(schedule, position, base, step, name, factor)
+        group["lr"] = rates[key] if _learns(group) else 0.0
 
 
-def rate_of(group: Mapping[str, Any], base: float, schedule: FreezeSchedule, position: Position, step: int) -> float:
-    """The learning rate of one of the optimizer's groups."""
-    if not any(parameter.requires_grad for parameter in group["params"]):
-        return 0.0
-    return learning_rate(schedule, position, base, step, group["group"], group["lr_factor"])
+def _learns(group: Mapping[str, Any]) -> bool:
+    return any(parameter.requires_grad for parameter in group["params"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from frostline.writing import write_text
 
 INK = "0.15"
 DPI = 200
@@ -42,3 +45,10 @@ def write_png(path: Path, figure: Figure) -> None:
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, format="png", dpi=DPI, metadata={"Software": "frostline"})
     os.replace(part, path)
+
+
+def write_svg(path: Path, figure: Figure) -> None:
+    """Write a figure as an SVG that is whole or not there; the same figure, the same bytes."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", dpi=DPI, metadata={"Date": None, "Creator": "frostline"})
+    write_text(path, text.getvalue())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatterSciNotati
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
-from frostline.reports.figures import DPI, INK, figure_style, write_png
+from frostline.reports.figures import DPI, INK, figure_style, write_png, write_svg
 from frostline.reports.labels import LABEL_ROWS, fitted, placed_labels, text_width
-from frostline.writing import write_text
 
 # light is slow, dark is fast, and white, lighter than all, is frozen
 _COLORS = "viridis_r"
@@ -79,9 +77,7 @@ def thaw_plot(path_png: Path, path_svg: Path, plot: ThawPlot) -> None:
     with figure_style():
         figure = _figure(plot)
         write_png(path_png, figure)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", dpi=DPI, metadata={"Date": None, "Creator": "frostline"})
-        write_text(path_svg, text.getvalue())
+        write_svg(path_svg, figure)
 
 
 def _figure(plot: ThawPlot) -> Figure:

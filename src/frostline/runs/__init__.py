@@ -1,4 +1,16 @@
 """One module per command: builds the parts and says the order of events."""
 
 # modules, each imported where it is needed: most of them import torch
-__all__ = ["api", "evaluate", "folder", "inspect", "predict", "pretrain", "starting", "sweep", "train", "worker"]
+__all__ = [
+    "api",
+    "evaluate",
+    "folder",
+    "inspect",
+    "predict",
+    "pretrain",
+    "probe",
+    "starting",
+    "sweep",
+    "train",
+    "worker",
+]

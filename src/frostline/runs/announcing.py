@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from frostline.backbones import Backbone
 from frostline.data import ImageData
 from frostline.data.geometry import resized_sides
 from frostline.data.typical import typical_loss
+from frostline.evaluation import Evaluation, Speed, Temperature
 from frostline.freezing import FreezeSchedule, PhaseRow, describe
+from frostline.runs.scoring import SAMPLE, Findings
 from frostline.runs.tables import print_table
 from frostline.types import Preprocessing
 
@@ -102,14 +104,91 @@ def _spans(rows: Sequence[PhaseRow]) -> tuple[str, str]:
     return f"{start.parameters:,} to {end.parameters:,}", f"{start.share:.1%} to {end.share:.1%}"
 
 
-def show_scores(scores: Mapping[str, float], splits: Sequence[str]) -> None:
-    """Print a small table of the splits' scores, side by side."""
-    metrics = dict.fromkeys(name.partition("/")[2] for name in scores if name.partition("/")[0] in splits)
-    rows = [[metric, *[_cell(metric, scores.get(f"{split}/{metric}")) for split in splits]] for metric in metrics]
-    print_table(["", *splits], rows)
+_FIRST = ("accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy", "top5_accuracy", "auroc")
+_LAST = ("ece", "ece_calibrated", "brier", "brier_calibrated", "nll", "nll_calibrated", "loss", "count")
+_LARGE_GAP = 0.05
+_WORST = 3
 
 
-def _cell(metric: str, value: float | None) -> str:
+def show_findings(found: Findings) -> None:
+    """Print what is known of a finished model: the splits' scores side by side, then a line each on the rest."""
+    shown = {split: item for split, item in found.evaluations.items() if split != SAMPLE}
+    names = {name.partition("/")[2] for name in found.flat() if name.partition("/")[0] in shown}
+    middle = sorted(names.difference(_FIRST, _LAST))
+    ordered = [name for name in (*_FIRST, *middle, *_LAST) if name in names]
+    rows = [[name, *[_cell(found, split, name) for split in shown]] for name in ordered]
+    print_table(["", *shown], rows)
+    for line in finding_lines(found):
+        print(line)
+
+
+def finding_lines(found: Findings) -> list[str]:
+    """The sentences below the table of scores."""
+    last = [*found.evaluations.values()][-1]
+    lines = [f"worst       {line}" for line in _worst_classes(last)]
+    if found.temperature is not None:
+        lines.append(f"calibrated  {_temperature_line(found.temperature, last)}")
+    if found.gap:
+        lines.append(f"overfitting {_gap_line(found)}")
+    if found.speed is not None:
+        lines.append(f"speed       {_speed_line(found.speed)}")
+    if found.looks is not None:
+        lines.append(f"test        {found.looks.sentence}")
+    notes = [note for split, item in found.evaluations.items() if split != SAMPLE for note in item.notes]
+    return lines + [f"note        {note}" for note in notes]
+
+
+def _cell(found: Findings, split: str, name: str) -> str:
+    value = found.flat().get(f"{split}/{name}")
     if value is None:
         return ""
-    return f"{value:.0f}" if metric == "count" else f"{value:.4f}"
+    if name == "count":
+        return f"{value:.0f}"
+    known = found.evaluations[split].scores.get(name)
+    # a metric of the config may have a name of ours and be another one
+    return f"{value:.4f}" if known is None or abs(known.value - value) > 1e-4 else str(known)
+
+
+def _worst_classes(found: Evaluation) -> list[str]:
+    missed = [item for item in found.classes if "recall" in item.scores and item.scores["recall"].value < 1]
+    worst = sorted(missed, key=lambda item: item.scores["recall"].value)[:_WORST]
+    return [
+        f"'{_shown(item.name)}': recall {item.scores['recall']} on {item.support} pictures of {found.split}"
+        for item in worst
+    ]
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _temperature_line(temperature: Temperature, last: Evaluation) -> str:
+    if temperature.reason:
+        return f"no temperature fitted on val: {temperature.reason}"
+    line = f"temperature {temperature.value:.2f}, fitted on {temperature.pictures} pictures of val"
+    if last.split == "val" or "ece_calibrated" not in last.scores:
+        return line
+    before, after = last.scores["ece"].value, last.scores["ece_calibrated"].value
+    chance = last.calibration["ece_by_chance_calibrated"]
+    return f"{line}; ECE of {last.split} {before:.3f} before, {after:.3f} after ({chance:.3f} by chance alone)"
+
+
+def _gap_line(found: Findings) -> str:
+    train, held_out = found.evaluations[SAMPLE], found.evaluations["val"]
+    accuracy = found.gap["accuracy"]
+    line = (
+        f"accuracy {train.scores['accuracy'].value:.3f} on {train.pictures} training pictures without augmentation, "
+        f"{held_out.scores['accuracy'].value:.3f} on val: {accuracy.value:+.3f}"
+    )
+    if accuracy.low is None or accuracy.high is None:
+        return line
+    large = accuracy.value >= _LARGE_GAP and accuracy.low > 0
+    return f"{line} [{accuracy.low:+.3f}, {accuracy.high:+.3f}]{', large' if large else ''}"
+
+
+def _speed_line(speed: Speed) -> str:
+    where = f"{speed.device}, {speed.threads} threads" if speed.device == "cpu" and speed.threads > 1 else speed.device
+    return (
+        f"{speed.images_per_second:,.0f} pictures a second at batch {speed.batch_size}; one takes "
+        f"{speed.latency_ms:.1f} ms, 95 % of them at most {speed.latency_p95_ms:.1f} ms ({where}, the model alone)"
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,21 +19,32 @@ from frostline import signals
 from frostline.callbacks import ExponentialMovingAverage, FollowSchedule
 from frostline.config import spec_of
 from frostline.features import (
+    IN_MEMORY,
     Boundary,
     CachedPhases,
     Circumstances,
+    Cut,
+    FeatureStore,
     ForwardEngine,
     FrozenBody,
     NotCached,
+    Place,
+    Restless,
     Verdict,
     arithmetic,
-    below,
     check_boundary,
+    check_cut,
+    counted,
     default_store,
     find_boundary,
+    find_cut,
+    in_eval,
     plan,
     refuse_required,
+    restless,
+    size_text,
 )
+from frostline.features.boundary import Forward
 from frostline.freezing import Position
 from frostline.runs.parts import Parts, rank_count
 from frostline.runs.sizes import readable_size
@@ -45,34 +57,31 @@ class CachePlan:
 
     Attributes:
         verdicts: on each phase, in order.
-        boundary: where the body ends; None where there is no such place.
-        example: ``[2, ...]`` features; None where nobody had to look.
     """
 
     verdicts: tuple[Verdict, ...]
-    boundary: Boundary | None
-    example: Tensor | None = None
 
     def sentences(self, pictures: int) -> dict[str, str]:
         """By phase: ``yes`` with the size of its features, or ``no`` with the reason."""
         return {verdict.phase: self._sentence(verdict, pictures) for verdict in self.verdicts}
 
     def _sentence(self, verdict: Verdict, pictures: int) -> str:
-        if not verdict.is_cached:
+        if not verdict.is_cached or verdict.place is None:
             return f"no: {verdict.sentence()}"
-        if self.example is None:
-            return f"yes: {verdict.formula()}"
-        row, size = self.example[0], self.example.element_size()
-        total = readable_size(pictures * verdict.views * row.numel() * size)
+        place = verdict.place
+        if place.numbers is None:
+            return f"yes, {place.cut.title}: {verdict.formula()}"
+        total = readable_size(pictures * verdict.views * place.numbers * place.number_size)
         views = f"{verdict.views} views x " if verdict.views > 1 else ""
-        return f"yes: {views}{pictures:,} pictures x {row.numel():,} x {size} bytes = {total}; {verdict.formula()}"
+        stored = f"{views}{pictures:,} pictures x {place.numbers:,} x {place.number_size} bytes = {total}"
+        return f"yes, {place.cut.title}: {stored}; {verdict.formula()}"
 
     def lines(self) -> list[str]:
         """A sentence on each phase that computes features once, and why that pays."""
         return [
-            f"phase {verdict.phase} computes features once: {verdict.formula()}"
+            f"phase {verdict.phase} computes features once, {verdict.place.cut.title}: {verdict.formula()}"
             for verdict in self.verdicts
-            if verdict.is_cached
+            if verdict.is_cached and verdict.place is not None
         ]
 
     def notes(self) -> list[str]:
@@ -80,63 +89,113 @@ class CachePlan:
         return [
             f"phase {verdict.phase} is not cached: {verdict.sentence()}"
             for verdict in self.verdicts
-            if verdict.trains_classifier and verdict.why_not and verdict.mode is not CacheMode.off
+            if verdict.freezes_front and verdict.why_not and verdict.mode is not CacheMode.off
         ]
 
 
-Found = Callable[[Sequence[Verdict], int, Boundary], bool]
-"""Whether the store has the features that a phase, by its number, begins with."""
+Found = Callable[[int, Boundary], bool]
+"""Whether the store has the features of a classifier that a phase, by its number, begins with."""
 
 
-def plan_cache(config: DictConfig, parts: Parts, is_found: Found | None = None) -> CachePlan:
+def plan_cache(config: DictConfig, parts: Parts, store: FeatureStore, is_found: Found | None = None) -> CachePlan:
     """Which phases of a run compute features once, looked at as far as that can be before it is trained.
 
     Args:
         config: of the run.
         parts: of the run, on the CPU, before Lightning has wrapped them.
+        store: has to hold them.
         is_found: whether the features of a phase are there already; nobody need look at the model then.
 
     Raises:
         ConfigError: a phase requires what cannot hold.
     """
-    model, boundary = parts.task.model, _boundary(parts)
-    verdicts = plan(parts.schedule, model, boundary, _circumstances(config, parts))
-    example: Tensor | None = None
-    if isinstance(boundary, Boundary):
-        for number, verdict in enumerate(verdicts):
-            if not verdict.is_cached or (is_found is not None and is_found(verdicts, number, boundary)):
-                continue
-            try:
-                example = _checked(parts, boundary, number)
-            except NotCached as reason:
-                verdicts = (*verdicts[:number], replace(verdict, why_not=str(reason)), *verdicts[number + 1 :])
+    facts = _circumstances(config, parts)
+    look = _Look(parts, facts, store, is_found or (lambda number, boundary: False))
+    verdicts = plan(parts.schedule, parts.task.model, look, facts)
     refuse_required(verdicts)
-    return CachePlan(verdicts, boundary if isinstance(boundary, Boundary) else None, example)
+    return CachePlan(verdicts)
 
 
-def _boundary(parts: Parts) -> Boundary | NotCached:
-    try:
-        return find_boundary(parts.task.model, parts.backbone.head)
-    except NotCached as reason:
-        return reason
+class _Look:
+    """Looks at the model for the place at which a phase can cut it: `frostline.features.planning.Look`."""
 
+    def __init__(self, parts: Parts, facts: Circumstances, store: FeatureStore, is_found: Found) -> None:
+        self._parts, self._facts, self._store, self._is_found = parts, facts, store, is_found
 
-def _checked(parts: Parts, boundary: Boundary, number: int) -> Tensor:
-    """As `check_boundary`, with the modules in the modes of a phase; they are put back."""
-    task, schedule = parts.task, parts.schedule
-    try:
-        return check_boundary(
-            task.model,
-            boundary,
-            parts.backbone.preprocessing.size,
-            as_trained=lambda: task.enter(schedule, Position(phase=number)),
-        )
-    except NotCached:
-        raise
-    except Exception as error:  # a model may fail in any way; one that takes no such input at all is told of elsewhere
-        raise NotCached(f"the model cannot be looked at: {next(iter(str(error).splitlines()), repr(error))}") from error
-    finally:
-        task.enter(schedule, schedule.start)
+    def __call__(self, number: int, is_worth_it: bool) -> Place | None:
+        """Before the classifier where nothing else learns, and at the frost line where that is no place or too deep."""
+        schedule, task = self._parts.schedule, self._parts.task
+        found = restless(schedule, schedule.phases[number], task.model)
+        try:
+            boundary = find_boundary(task.model, self._parts.backbone.head)
+            if all(map(boundary.above, found.learning)):
+                return self._before_classifier(number, boundary, found, is_worth_it)
+        except NotCached as reason:
+            try:
+                return self._at_frost_line(number, found, is_worth_it)
+            except NotCached:
+                raise reason from None
+        return self._at_frost_line(number, found, is_worth_it)
+
+    def _before_classifier(self, number: int, boundary: Boundary, found: Restless, is_worth_it: bool) -> Place:
+        for name, reason in found.moving.items():
+            if boundary.below(name):
+                raise NotCached(f"{reason}, before its classifier")
+        if not is_worth_it or self._is_found(number, boundary):
+            return Place(boundary)
+        model, size = self._parts.task.model, self._parts.backbone.preprocessing.size
+        with self._looking():
+            operations, features = counted(
+                lambda: check_boundary(model, boundary, size, as_trained=self._stages(number)[0])
+            )
+            with torch.no_grad(), in_eval(model):
+                above, _ = counted(lambda: boundary.rest(model)(features))
+            # the check runs the whole model twice, and the classifier once more
+            return self._fitting(number, boundary, features, 1 - above / max((operations - above) / 2, 1))
+
+    def _at_frost_line(self, number: int, found: Restless, is_worth_it: bool) -> Place | None:
+        if self._facts.compiles:
+            raise NotCached("speed.compile compiles the network as a whole, and this phase trains a part of its body")
+        if not is_worth_it:
+            return None
+        model, stages = self._parts.task.model, self._stages(number)
+        with self._looking():
+            cut = find_cut(model, found, self._parts.backbone.preprocessing.size, stages[0])
+            return self._fitting(number, cut, *check_cut(model, cut, stages))
+
+    def _stages(self, number: int) -> list[Callable[[], None]]:
+        """What puts the modules in the modes of the first stage of a phase, and of its last."""
+        task, schedule = self._parts.task, self._parts.schedule
+        last = len(schedule.phases[number].stages) - 1
+        return [
+            partial(task.enter, schedule, Position(phase=number, stage=stage)) for stage in dict.fromkeys((0, last))
+        ]
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """What is trainable is afterwards what the run begins with."""
+        task, schedule = self._parts.task, self._parts.schedule
+        try:
+            yield
+        except NotCached:
+            raise
+        except Exception as error:  # a model may fail in any way; that it takes no such input is told of elsewhere
+            said = next(iter(str(error).splitlines()), repr(error))
+            raise NotCached(f"the model cannot be looked at: {said}") from error
+        finally:
+            task.enter(schedule, schedule.start)
+
+    def _fitting(self, number: int, cut: Boundary | Cut, features: Tensor, frozen: float) -> Place:
+        """The place, if the store or the memory has room for what passes there."""
+        views, splits = self._parts.schedule.phases[number].cache.views, self._parts.data.splits
+        row = features[0].numel() * features.element_size()
+        rows = sum(len(pictures) * (views if split == "train" else 1) for split, pictures in splits.items())
+        if rows * row > max(self._store.limit, IN_MEMORY):
+            raise NotCached(
+                f"its features {cut.title} take {size_text(rows * row)}, more than the "
+                f"{size_text(self._store.limit)} that the cache may hold"
+            )
+        return Place(cut, features[0].numel(), features.element_size(), frozen)
 
 
 def _circumstances(config: DictConfig, parts: Parts) -> Circumstances:
@@ -144,6 +203,7 @@ def _circumstances(config: DictConfig, parts: Parts) -> Circumstances:
     averages = [kind for kind in kinds if issubclass(kind, WeightAveraging)]
     mixing = parts.task.mixer is not None
     return Circumstances(
+        compiles=spec_of(config.speed, SpeedSpec).compile,
         ranks=rank_count(config.trainer),
         adapter=parts.adapter.sentence(),
         mixing="mixup or cutmix" if mixing else "",
@@ -198,16 +258,33 @@ class RunCache:
     def __init__(self, config: DictConfig, parts: Parts, trainer: Trainer, follow: FollowSchedule) -> None:
         self._config, self._parts, self._trainer, self._follow = config, parts, trainer, follow
         self._warm: set[int] = set()
-        self.plan = plan_cache(config, parts, self._is_found)
-        # without a boundary no verdict holds, and fixed views are taken all the same
-        boundary = self.plan.boundary or Boundary("")
-        self._phases = parts.data.feeding = self._made(self.plan.verdicts, boundary)
-        parts.task.classifier = boundary.path or None
+        self._store = default_store()
+        self.plan = plan_cache(config, parts, self._store, self._is_found)
+        self._bodies: dict[str, FrozenBody] = {}
+        for verdict in self.plan.verdicts:
+            if verdict.place is not None:
+                cut = verdict.place.cut
+                if cut.key not in self._bodies:
+                    self._bodies[cut.key] = self._with_engine(self._body(cut), verdict.views)
+                parts.task.rests[cut.key] = cut.rest(parts.task.model)
+        # fixed views are taken where nothing is cached too
+        self._phases = parts.data.feeding = self._made(
+            self.plan.verdicts,
+            [self._bodies[verdict.place.cut.key] if verdict.place else None for verdict in self.plan.verdicts],
+        )
 
     @property
     def is_warm(self) -> bool:
         """Whether the run needs no pass through the body for what it trains on and is validated on."""
         return self._warm == set(range(len(self.plan.verdicts)))
+
+    @property
+    def can_stand_in(self) -> bool:
+        """Whether features can stand in for pictures in the last phase, so that scores need no pass through the body.
+
+        Whether they do is another matter: a run writes down the same with them and without.
+        """
+        return not self.plan.verdicts[-1].why_not
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -216,7 +293,8 @@ class RunCache:
             try:
                 yield
             finally:
-                self._phases.body.release()
+                for body in self._bodies.values():
+                    body.release()
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -232,42 +310,47 @@ class RunCache:
         finally:
             data.feeding = feeding
 
-    def _is_found(self, verdicts: Sequence[Verdict], number: int, boundary: Boundary) -> bool:
+    def _is_found(self, number: int, boundary: Boundary) -> bool:
         # what a later phase finds depends on the weights that it begins with
         if number > 0:
             return False
-        splits = [split for split in ("train", "val") if split in self._parts.data.splits]
-        if self._made(verdicts, boundary).is_found(number, splits):
+        phase, data = self._parts.schedule.phases[0], self._parts.data
+        verdict = Verdict(phase.name, CacheMode(phase.cache.mode), phase.cache.views, epochs=0)
+        splits = [split for split in ("train", "val") if split in data.splits]
+        if self._made([verdict], [self._body(boundary)]).is_found(0, splits):
             self._warm.add(number)
         return number in self._warm
 
-    def _made(self, verdicts: Sequence[Verdict], boundary: Boundary) -> CachedPhases:
-        body = FrozenBody(self._parts.task.model, boundary, self._forward(), self._settings())
-        say = show if self._trainer.is_global_zero else lambda line: None
-        if boundary.path:
-            body.engine = self._engine(body, verdicts, say)
-        return CachedPhases(verdicts, body, self._parts.data, default_store(), say)
+    def _made(self, verdicts: Sequence[Verdict], bodies: Sequence[FrozenBody | None]) -> CachedPhases:
+        return CachedPhases(verdicts, bodies, self._parts.data, self._store, self._say)
 
-    def _forward(self) -> Callable[[Tensor], Any]:
-        model, precision = self._parts.task.model, self._trainer.precision_plugin
-        last = self._parts.task.channels_last
+    def _say(self, line: str) -> None:
+        if self._trainer.is_global_zero:
+            show(line)
+
+    def _body(self, cut: Boundary | Cut) -> FrozenBody:
+        model = self._parts.task.model
+        return FrozenBody(model, cut, self._forward(cut.runner(model)), self._settings())
+
+    def _forward(self, run: Forward) -> Forward:
+        """What runs the frozen part as the run does: in its precision and memory format."""
+        precision, last = self._trainer.precision_plugin, self._parts.task.channels_last
 
         def forward(images: Tensor) -> Any:
             if last:
                 images = images.contiguous(memory_format=torch.channels_last)
             with precision.forward_context():
-                # forward itself: compiled code would not see the hook that takes the features
-                return model.forward(precision.convert_input(images))
+                return run(precision.convert_input(images))
 
         return forward
 
-    def _engine(self, body: FrozenBody, verdicts: Sequence[Verdict], say: Callable[[str], None]) -> ForwardEngine:
+    def _with_engine(self, body: FrozenBody, views: int) -> FrozenBody:
         splits = self._parts.data.splits
-        views = max((verdict.views for verdict in verdicts if verdict.is_cached), default=1)
         pictures = sum(len(split) * (views if name == "train" else 1) for name, split in splits.items())
         wanted = spec_of(self._config.speed, SpeedSpec).engine
-        part = below(body.model, body.boundary)
-        return ForwardEngine(body.plain, part, wanted, pictures, self._trainer.precision_plugin, say)
+        part = body.boundary.part(body.model)
+        body.engine = ForwardEngine(body.plain, part, wanted, pictures, self._trainer.precision_plugin, self._say)
+        return body
 
     def _settings(self) -> dict[str, Any]:
         device = self._trainer.strategy.root_device

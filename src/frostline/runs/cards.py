@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ def architecture(folder: RunFolder) -> str:
     return str(OmegaConf.select(load_config(folder.config), "backbone.module._target_"))
 
 
-def write_card(folder: RunFolder, facts: Facts, files: Sequence[tuple[str, str]] = ()) -> Path:
+def write_card(
+    folder: RunFolder, facts: Facts, scores: Mapping[str, float], files: Sequence[tuple[str, str]] = ()
+) -> Path:
     """Write the card from what the run folder says.
 
     Args:
-        folder: of a finished run.
+        folder: of a run with its ``model/`` and evaluations.
         facts: of its model.
+        scores: the flat ``split/metric`` scores.
         files: folder of each other format that there is, and what to say of it.
 
     Returns:
@@ -45,13 +48,21 @@ def write_card(folder: RunFolder, facts: Facts, files: Sequence[tuple[str, str]]
         facts=facts,
         counts={name: _count(split) for name, split in splits.items() if _count(split)},
         training=_training(config, provenance),
-        scores=folder.read_metrics(),
+        scores=scores,
+        intervals={f"{split}/{name}": ends for split in ("val", "test") for name, ends in _intervals(folder, split)},
+        test_looks=_read(folder.evaluation("test")).get("looks", {}).get("count"),
         fingerprint=str(provenance.get("data_fingerprint", "")),
         files=files,
     )
     path = folder.model / "README.md"
     write_text(path, card.text())
     return path
+
+
+def _intervals(folder: RunFolder, split: str) -> Iterator[tuple[str, tuple[float, float]]]:
+    for name, score in _read(folder.evaluation(split)).get("scores", {}).items():
+        if score["low"] is not None and score["high"] is not None:
+            yield name, (score["low"], score["high"])
 
 
 def _count(split: Any) -> int:

@@ -13,12 +13,13 @@ from frostline.data import FILE_LIMIT, PIXEL_LIMIT, ImageData
 from frostline.data.division import by_file, in_order, key_texts, keys_in
 from frostline.data.fingerprint import split_fingerprint
 from frostline.errors import ConfigError, DataError, suggestion
-from frostline.evaluation import prediction_table, write_predictions
-from frostline.runs.announcing import show_scores
+from frostline.runs.announcing import show_findings
 from frostline.runs.folder import RunFolder
 from frostline.runs.identity import recorded_splits
+from frostline.runs.ledger import look
 from frostline.runs.parts import SUPPLIED, make_loss, make_metrics, rank_count
 from frostline.runs.saved import load_saved
+from frostline.runs.scoring import Findings, read_temperature, speed_of, write_speed
 from frostline.specs import SpeedSpec
 from frostline.tasks import ScoringTask
 
@@ -44,26 +45,42 @@ def evaluate(config: DictConfig) -> dict[str, float]:
             mend=suggestion(config.split, data.splits, known_as="splits"),
         )
     require_classes(data, saved.labels)
-    require_pictures(data, config.split, folder, moved=config.root is not None)
+    same = require_pictures(data, config.split, folder, moved=config.root is not None)
     # a split may have transforms of its own, which belong to its scores
     augmentation = build(run.augment, "augment")
     data.prepare(saved.preprocessing, augmentation, seed=run.seed)
     for note in augmentation.notes([config.split]):
         print(f"note: {note}")
+    channels_last = spec_of(run.speed, SpeedSpec).channels_last
     task = ScoringTask(
         saved.model,
         make_loss(run, data.class_counts("train")),
         make_metrics(run.metrics, len(data.classes)),
-        channels_last=spec_of(run.speed, SpeedSpec).channels_last,
+        channels_last=channels_last,
         test_as=config.split,
     )
-    scores = score(task, config, data)
-    pictures = scores[f"{config.split}/count"]
-    scores |= {"seconds": time.perf_counter() - started}
-    write_evaluation(task, data, config.split, folder)
-    show_scores(scores, [config.split])
-    print(f"{pictures:.0f} pictures in {scores['seconds']:.1f} s; predictions: {folder.predictions(config.split)}")
-    return scores
+    trainer = _trainer(config)
+    scores = trainer.test(task, dataloaders=data.loader(config.split), verbose=False)[0]
+    found = Findings({name: float(value) for name, value in scores.items()}, temperature=read_temperature(folder))
+    if config.split == "val" and same and found.temperature is None:
+        found.calibrate(task, folder)
+    pictures = data.splits[config.split]
+    if config.split == "test":
+        split = split_fingerprint(pictures)
+        output = str(run.output) if "output" in run else None
+        found.looks = look(folder, split, pictures=len(pictures), command="evaluate", output=output)
+    shown_as = config.split if same else f"{config.split}-{split_fingerprint(pictures)[:8]}"
+    found.describe(task, config.split, pictures, data.classes, folder, written_as=shown_as)
+    found.speed = speed_of(
+        trainer, saved.model, size=saved.preprocessing.size, batch_size=data.batch_size, last=channels_last
+    )
+    write_speed(folder, found.speed)
+    show_findings(found)
+    if found.looks is not None and found.looks.count > 1:
+        print("note        this is a later look at the test split: report the first, and choose nothing by this one")
+    seconds = time.perf_counter() - started
+    print(f"{len(pictures)} pictures in {seconds:.1f} s; details: {folder.evaluation(shown_as)}")
+    return {**found.flat(), "seconds": seconds}
 
 
 # of a run's division nothing is derived again: its ``splits.csv`` says what was where
@@ -128,18 +145,21 @@ def require_classes(data: ImageData, labels: tuple[str, ...]) -> None:
         )
 
 
-def require_pictures(data: ImageData, split: str, folder: RunFolder, *, moved: bool) -> None:
-    """Raise where a split has other pictures or labels than in the run; with ``moved``, say so.
+def require_pictures(data: ImageData, split: str, folder: RunFolder, *, moved: bool) -> bool:
+    """Whether a split has the pictures and labels that the run had.
 
     Args:
         data: loaded.
         split: which is to be scored.
         folder: of the run, whose ``provenance.json`` has the fingerprint of each split.
         moved: whether the person named other pictures on purpose.
+
+    Raises:
+        DataError: it has others, and was not ``moved``.
     """
     known = recorded_splits(folder).get(split)
     if known is None or known == split_fingerprint(data.splits[split]):
-        return
+        return True
     said = f"the pictures or labels of the {split} split are not those that the run had"
     if not moved:
         raise DataError(
@@ -150,10 +170,11 @@ def require_pictures(data: ImageData, split: str, folder: RunFolder, *, moved: b
     trained = keys_in(folder.splits, "train") if split != "train" else set()
     if seen := sum(key in trained for key in key_texts(data.splits[split])):
         print(f"note: {seen} of them were trained on, so that the scores say too much")
+    return False
 
 
-def score(task: ScoringTask, config: DictConfig, data: ImageData) -> dict[str, float]:
-    """Score the split with Lightning's loop, on the device that ``trainer`` names."""
+def _trainer(config: DictConfig) -> Trainer:
+    """Lightning's Trainer on the device that ``trainer`` names, for one look."""
     trainer: Trainer = build(
         config.trainer,
         "trainer",
@@ -163,14 +184,4 @@ def score(task: ScoringTask, config: DictConfig, data: ImageData) -> dict[str, f
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    scores = trainer.test(task, dataloaders=data.loader(config.split), verbose=False)[0]
-    return {name: float(value) for name, value in scores.items()}
-
-
-def write_evaluation(task: ScoringTask, data: ImageData, split: str, folder: RunFolder) -> None:
-    """Write the predictions of the split that was just scored."""
-    found = task.predictions
-    assert found is not None
-    names = [data.splits[split].name(index) for index in found.indices.tolist()]
-    table = prediction_table(names, found.probabilities, data.classes, found.labels.tolist())
-    write_predictions(table, folder.predictions(split))
+    return trainer

@@ -44,7 +44,8 @@ from frostline.runs.exported_input import as_input
 from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.parts import SUPPLIED
 from frostline.runs.predict import named_pictures
-from frostline.runs.saved import load_saved, saved_temperature
+from frostline.runs.saved import load_saved
+from frostline.runs.scoring import temperature_of
 from frostline.runs.sizes import readable_size
 from frostline.runs.sweep import markdown
 from frostline.runs.tables import print_table
@@ -82,7 +83,7 @@ def export(config: DictConfig) -> None:
     folder = RunFolder.existing(config.run)
     formats = _formats(config)
     saved = load_saved(folder, trust=config.trust, config_dirs=config.config_dirs)
-    facts = Facts(saved.labels, saved.preprocessing, architecture(folder), saved_temperature(folder))
+    facts = Facts(saved.labels, saved.preprocessing, architecture(folder), temperature_of(folder))
     model = PictureClassifier(saved.model, saved.preprocessing, facts.temperature)
     shown, calibration = _pictures(config, folder, saved)
     target = Path(config.output).expanduser().absolute() if config.output else folder.path / "export"
@@ -99,7 +100,7 @@ def export(config: DictConfig) -> None:
         [size_of(folder.model), *(size_of(one.folder) for one in exported)],
     )
     _tell(exported, timings, target)
-    card = write_card(folder, facts, [(one.folder.name, one.sentence()) for one in exported])
+    card = write_card(folder, facts, folder.read_metrics(), [(one.folder.name, one.sentence()) for one in exported])
     if "timm" in formats:
         shutil.copy2(card, target / "timm" / card.name)
     print(f"card: {card}")

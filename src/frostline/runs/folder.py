@@ -71,6 +71,20 @@ class RunFolder:
         """A row for each picture of ``split``."""
         return self.path / "predictions" / f"{split}.parquet"
 
+    def evaluation(self, split: str) -> Path:
+        """What the predictions of ``split`` say: scores with intervals, classes, confusion, calibration."""
+        return self.path / "evaluation" / f"{split}.json"
+
+    @property
+    def speed(self) -> Path:
+        """How fast the model is, and where that was measured."""
+        return self.path / "evaluation" / "speed.json"
+
+    @property
+    def calibration(self) -> Path:
+        """The temperature of the model, fitted on validation."""
+        return self.path / "calibration.json"
+
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""

@@ -15,7 +15,7 @@ import importlib.resources
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from frostline.config import conf_folder, load_config, save_config
 from frostline.errors import ConfigError
 from frostline.runs.folder import RunFolder, write_json
 
-LEFT_OUT = ("folder", "output", "name", "debug", "run", "resume", "rerun", "trust", "config_dirs", "logger")
+LEFT_OUT = ("folder", "output", "name", "debug", "run", "resume", "rerun", "trust", "config_dirs", "logger", "paper")
 """Keys that do not change the result; ``data.workers`` is another one."""
 
 PACKAGES = ("torch", "timm", "lightning", "peft")
@@ -119,9 +119,9 @@ def identity_of(config: DictConfig) -> dict[str, str]:
     return {"config": config_hash(config), "code": code_version(), "weights": weights_hash(config)}
 
 
-def write_identity(folder: RunFolder, config: DictConfig) -> None:
-    """Write ``identity.json``, by which a later sweep finds this run."""
-    write_json(folder.identity, {**identity_of(config), "made": time.time_ns()})
+def write_identity(folder: RunFolder, config: DictConfig, overrides: Sequence[str]) -> None:
+    """Write ``identity.json``, by which a later sweep finds this run; ``overrides`` say what its config was made of."""
+    write_json(folder.identity, {**identity_of(config), "made": time.time_ns(), "overrides": list(overrides)})
 
 
 def find_earlier(experiment: Path, config: DictConfig) -> list[RunFolder]:
@@ -168,6 +168,20 @@ def recorded_splits(folder: RunFolder) -> dict[str, str]:
     return {
         name: str(split["fingerprint"]) for name, split in found if isinstance(split, dict) and "fingerprint" in split
     }
+
+
+def recorded_division(folder: RunFolder) -> dict[str, int]:
+    """How many pictures each split of a run had, as far as that was written down."""
+    data = _read(folder.provenance).get("data")
+    splits = data.get("splits") if isinstance(data, dict) else None
+    found = splits.items() if isinstance(splits, dict) else ()
+    return {name: int(split["pictures"]) for name, split in found if isinstance(split, dict) and "pictures" in split}
+
+
+def recorded_overrides(folder: RunFolder) -> tuple[str, ...]:
+    """What was typed for a run; empty where it was made from Python, or by an older Frostline."""
+    found = _read(folder.identity).get("overrides")
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from frostline.config import save_config
+from frostline.features import default_store
 from frostline.freezing import (
     Cost,
     DepthRow,
@@ -61,7 +62,7 @@ def inspect(config: DictConfig) -> None:
     depth, phases = depth_figures(parts, found.groups), phase_figures(parts, found.phases)
     _print("Depth", depth_table(depth, weight_decay))
     _print("Phases", phase_table(phases))
-    cached = plan_cache(config, parts).sentences(len(parts.data.splits["train"]))
+    cached = plan_cache(config, parts, default_store()).sentences(len(parts.data.splits["train"]))
     for name, sentence in cached.items():
         print(f"cached    {name}: {sentence}")
     for note in notes(parts.schedule):

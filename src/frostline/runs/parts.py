@@ -22,6 +22,7 @@ from frostline.data.geometry import resized
 from frostline.errors import ConfigError, DataError, FrostlineError, suggestion
 from frostline.freezing import FreezeSchedule, Validation, keeps_statistics
 from frostline.metrics import makes_sense
+from frostline.optim import fastest
 from frostline.specs import BackboneSpec, ClassWeights, ClipBy, FreezeSpec, LrSpec, Mode, SpeedSpec
 from frostline.tasks import L2SP, ClassificationTask, balanced_weights, effective_weights
 
@@ -308,7 +309,7 @@ def make_task(
         groups=backbone.groups,
         freeze=freeze,
         regularizer=build(config.regularizer, "regularizer"),
-        optimizer=build(config.optimizer, "optimizer"),
+        optimizer=make_optimizer(config),
         base_lr=float(config.optimizer.lr),
         weight_decay=float(config.optimizer.get("weight_decay", 0.0)),
         num_classes=len(data.classes),
@@ -316,6 +317,16 @@ def make_task(
         mixer=mixer,
         channels_last=speed.channels_last,
     )
+
+
+def make_optimizer(config: DictConfig) -> Any:
+    """Takes parameter groups, gives the optimizer of the run, in its fastest way where the config names none."""
+    from hydra.utils import get_object
+
+    # Lightning clips no gradients that an optimizer unscales by itself
+    fused = str(config.trainer.get("precision")) not in ("16", "16-mixed")
+    way = fastest(get_object(config.optimizer._target_), config.optimizer, fused=fused)
+    return build(config.optimizer, "optimizer", **way)
 
 
 def make_loss(config: DictConfig, counts: list[int]) -> nn.Module:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.config import (
     absolute_paths,
     check_trusted_names,
+    flat,
     hydra_session,
     load_config,
     override_saved,
@@ -50,6 +51,7 @@ MAY_CHANGE = (
     "debug",
     "test",
     "on_nan",
+    "paper",
     "resume",
     "run",
     "trust",
@@ -108,7 +110,7 @@ def prepare_resume(
     with hydra_session(config_dirs) as hydra:
         config = override_saved(hydra, command, saved, [item for item in overrides if not is_of_the_command(item)])
     absolute_paths(config)
-    _refuse_another_run(_flat(saved), _flat(config))
+    _refuse_another_run(flat(saved), flat(config))
     config.resume, config.run = True, None
     config.trust, config.config_dirs = list(trust), list(config_dirs)
     before = folder.config.with_name(CONFIG_BEFORE)
@@ -129,24 +131,9 @@ def _relocate(config: DictConfig, here: str) -> None:
     there = str(config.folder)
     if there == here:
         return
-    for key, value in _flat(config).items():
+    for key, value in flat(config).items():
         if isinstance(value, str) and (value == there or value.startswith(there + os.sep)):
             OmegaConf.update(config, key, here + value[len(there) :])
-
-
-def _flat(config: DictConfig) -> dict[str, Any]:
-    """Dotted key to leaf, references left as they are."""
-    found: dict[str, Any] = {}
-
-    def visit(node: Any, path: str) -> None:
-        if isinstance(node, dict) and node:
-            for key, child in node.items():
-                visit(child, f"{path}.{key}" if path else str(key))
-        else:
-            found[path] = node
-
-    visit(OmegaConf.to_container(config, resolve=False, enum_to_str=True), "")
-    return found
 
 
 def _refuse_another_run(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
@@ -38,14 +37,6 @@ def load_saved(folder: RunFolder, *, trust: Sequence[str] | None = (), config_di
     except OmegaConfBaseException as error:
         raise ConfigError(f"backbone.module of {folder.config} cannot be read: {str(error).splitlines()[0]}") from error
     return load_module_folder(folder.model, module)
-
-
-def saved_temperature(folder: RunFolder) -> float:
-    """What the logits are divided by for calibrated probabilities; 1 where the run has fitted none."""
-    path = folder.path / "calibration.json"
-    if not path.is_file():
-        return 1.0
-    return float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
 
 
 def _module_node(config: DictConfig, folder: RunFolder) -> DictConfig:

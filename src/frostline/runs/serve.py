@@ -16,7 +16,8 @@ from frostline.runs.cards import architecture
 from frostline.runs.exported_input import as_input
 from frostline.runs.folder import RunFolder
 from frostline.runs.predict import device_of
-from frostline.runs.saved import load_saved, saved_temperature
+from frostline.runs.saved import load_saved
+from frostline.runs.scoring import temperature_of
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -37,7 +38,7 @@ def serve(config: DictConfig) -> None:
     folder = RunFolder.existing(config.run)
     saved = load_saved(folder, trust=config.trust, config_dirs=config.config_dirs)
     device = device_of(config.device)
-    temperature = saved_temperature(folder)
+    temperature = temperature_of(folder)
     model = PictureClassifier(saved.model, saved.preprocessing, temperature).to(device)
     prepare = as_input(saved.preprocessing)
     _run = threading.Lock()

@@ -36,7 +36,7 @@ def prepare(config: DictConfig, overrides: Sequence[str], *, parent: Path | None
     config.folder = str(folder.path)
     try:
         save_config(config, folder.config)
-        write_identity(folder, config)
+        write_identity(folder, config, overrides)
     except OSError as error:
         mend = "Make room there, or choose another folder: output=FOLDER."
         raise StorageError(f"{folder.path} cannot be written: {error.strerror or error}", mend=mend) from error

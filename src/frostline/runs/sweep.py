@@ -129,7 +129,7 @@ def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, l
                 raise
             name = signal.Signals(STOPPING.signum).name
             print(f"{name}: the sweep is stopped. The same command goes on with what is missing.", file=sys.stderr)
-    return parent, _jobs(parent)
+    return parent, recorded_jobs(parent)
 
 
 def untested(hydra: Hydra, overrides: Sequence[str], settings: DictConfig) -> list[str]:
@@ -272,12 +272,23 @@ def _write_record(parent: Path, job: Job) -> None:
     write_json(parent / f".job-{job.number:05d}.json", content)
 
 
-def _jobs(parent: Path) -> list[Job]:
+def recorded_jobs(parent: Path) -> list[Job]:
+    """The jobs of a sweep by its folder, in order; none where it is no sweep's.
+
+    Args:
+        parent: its folder, which may have been moved with the runs in it.
+    """
     records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(parent.glob(".job-*.json"))]
     return [
-        Job(**{**record, "overrides": tuple(record["overrides"]), "folder": RunFolder(Path(record["folder"]))})
+        Job(**{**record, "overrides": tuple(record["overrides"]), "folder": _folder_now(parent, record["folder"])})
         for record in records
     ]
+
+
+def _folder_now(parent: Path, recorded: str) -> RunFolder:
+    path = Path(recorded)
+    moved = parent / path.name
+    return RunFolder(moved if not path.exists() and moved.exists() else path)
 
 
 SCORES = ("val/accuracy", "val/macro_f1", "val/loss", "test/accuracy", "test/macro_f1", "seconds")

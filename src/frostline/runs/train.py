@@ -15,21 +15,25 @@ from frostline.callbacks import EpochLines, FollowSchedule, WatchNumbers
 from frostline.checkpoints import read_checkpoint
 from frostline.config import spec_of
 from frostline.data import ImageData, write_division
+from frostline.data.fingerprint import split_fingerprint
 from frostline.errors import NumericsError
+from frostline.exporting import Facts
 from frostline.freezing import FreezeSchedule, Position
-from frostline.runs.announcing import announce, show_scores
+from frostline.runs.announcing import announce, show_findings
 from frostline.runs.caching import RunCache, show
-from frostline.runs.evaluate import write_evaluation
+from frostline.runs.cards import architecture, write_card
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
+from frostline.runs.ledger import look
 from frostline.runs.lr_finding import find_learning_rate
 from frostline.runs.parts import Parts, build_parts, rank_count, require_monitor
 from frostline.runs.preflight import preflight
 from frostline.runs.provenance import provenance
 from frostline.runs.resuming import Resumed, find_resumed, identity
+from frostline.runs.scoring import SAMPLE, Findings, speed_of, temperature_of, validate, with_sample, write_speed
 from frostline.runs.thaw import draw_fact, plot_name
 from frostline.runs.trainers import checkpointing, make_trainer
-from frostline.specs import MonitorSpec
+from frostline.specs import MonitorSpec, SpeedSpec
 from frostline.tasks import ScoringTask
 
 
@@ -82,17 +86,20 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
             show(line)
         write_provenance(folder, _provenance(config, parts), resumed)
         write_division(folder.splits, parts.data.classes, parts.data.splits)
-    scores: dict[str, float] = {}
+    found = Findings()
     if config.lr_find:
         with cache.measuring():
-            scores["lr_find/lr"] = base_learning_rate(parts, folder, trainer, resumed)
+            found.scores["lr_find/lr"] = base_learning_rate(parts, folder, trainer, resumed)
     with cache.training():
-        scores |= fit(trainer, parts.task, parts.data, parts.data, resumed, over=over)
-    scores |= select(trainer, parts, folder)
+        found.scores |= fit(trainer, parts.task, parts.data, parts.data, resumed, over=over)
+    select(trainer, parts, folder, found)
+    if not cache.can_stand_in:
+        # else the body is never paid for again; `evaluate` measures all of it
+        look_at_training(trainer, parts, folder, found)
     if scored_on_test(config, parts.data):
-        scores |= test(trainer, parts, folder)
-    finish(trainer, config, parts, folder, scores)
-    return scores
+        test(trainer, config, parts, folder, found)
+    finish(trainer, config, parts, folder, found, times=not cache.can_stand_in)
+    return found.flat()
 
 
 def check_rest(schedule: FreezeSchedule, resumed: Resumed) -> None:
@@ -117,19 +124,29 @@ def _provenance(config: DictConfig, parts: Parts) -> dict[str, Any]:
     return {**record, "depth": {"groups": [group.name for group in parts.backbone.groups], **depth}}
 
 
-def select(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float]:
-    """Load the best checkpoint by the monitor, score validation with it, and write ``model/``.
+def select(trainer: Trainer, parts: Parts, folder: RunFolder, found: Findings) -> None:
+    """Load the best checkpoint by the monitor, score validation with it, fit the temperature, and write ``model/``.
 
     Raises:
         NumericsError: no epoch had a finite monitor.
         StorageError: the best checkpoint cannot be read.
     """
     load_model(parts.task, best_checkpoint(trainer))
-    scores = score_split(trainer, parts, "val")
+    found.scores |= validate(trainer, parts.task, parts.data, "val")
     if trainer.is_global_zero:
         save_model(parts, folder)
+        found.calibrate(parts.task, folder)
+        found.describe(parts.task, "val", parts.data.splits["val"], parts.data.classes, folder)
     trainer.strategy.barrier()
-    return scores
+
+
+def look_at_training(trainer: Trainer, parts: Parts, folder: RunFolder, found: Findings) -> None:
+    """Score a sample of the training pictures as validation is scored: the difference is the overfitting."""
+    data = with_sample(parts.data)
+    found.scores |= validate(trainer, parts.task, data, SAMPLE)
+    if trainer.is_global_zero:
+        found.describe(parts.task, SAMPLE, data.splits[SAMPLE], data.classes, folder)
+        found.compare(folder, len(data.splits["train"]))
 
 
 def save_model(parts: Parts, folder: RunFolder) -> None:
@@ -161,33 +178,51 @@ def load_prefixed(model: nn.Module, state: dict[str, torch.Tensor], prefix: str)
     model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
 
-def score_split(trainer: Trainer, parts: Parts, split: str) -> dict[str, float]:
-    """The scores of a split that is not trained on, with the weights that ``parts.task`` holds."""
-    loader = parts.data.loader(split)
-    run = trainer.validate if split == "val" else trainer.test
-    return {name: float(value) for name, value in run(parts.task, dataloaders=loader, verbose=False)[0].items()}
-
-
 def scored_on_test(config: DictConfig, data: ImageData) -> bool:
     """Whether this run looks at the test split; a set without one has been said to have none."""
     return "test" in data.splits and config.test is not False
 
 
-def test(trainer: Trainer, parts: Parts, folder: RunFolder) -> dict[str, float]:
-    """Score the test split, once, and write its predictions."""
-    scores = score_split(trainer, parts, "test")
+def test(trainer: Trainer, config: DictConfig, parts: Parts, folder: RunFolder, found: Findings) -> None:
+    """Score the test split, once, write that down in the ledger, and what its predictions say in the run."""
+    pictures = parts.data.splits["test"]
+    scores = trainer.test(parts.task, dataloaders=parts.data.loader("test"), verbose=False)[0]
+    found.scores |= {name: float(value) for name, value in scores.items()}
     if trainer.is_global_zero:
-        write_evaluation(parts.task, parts.data, "test", folder)
-    return scores
+        split = split_fingerprint(pictures)
+        found.looks = look(folder, split, pictures=len(pictures), command="train", output=config.output)
+        found.describe(parts.task, "test", pictures, parts.data.classes, folder)
 
 
-def finish(trainer: Trainer, config: DictConfig, parts: Parts, folder: RunFolder, scores: dict[str, float]) -> None:
-    """Draw the thaw plot, write ``metrics.json``, which makes the folder whole, and show where it is."""
+def finish(
+    trainer: Trainer, config: DictConfig, parts: Parts, folder: RunFolder, found: Findings, *, times: bool
+) -> None:
+    """Draw the thaw plot, write ``metrics.json``, which makes the folder whole, and show it all.
+
+    Args:
+        trainer: of the run.
+        config: of the run.
+        parts: of the run.
+        folder: of the run.
+        found: what is known of the model.
+        times: whether to time the model, which runs the body.
+    """
     if trainer.is_global_zero:
         cursor = checkpointing(trainer).cursor
         steps = cursor.step if cursor else 0
         draw_fact(folder.path, folder.schedule, parts.schedule, steps, parts.task.base_lr, plot_name(config))
-        write_json(folder.metrics, scores)
-        show_scores(scores, [split for split in ("val", "test") if f"{split}/loss" in scores])
+        if times:
+            found.speed = speed_of(
+                trainer,
+                parts.adapter.merge(parts.task.model),
+                size=parts.backbone.preprocessing.size,
+                batch_size=parts.data.batch_size,
+                last=spec_of(config.speed, SpeedSpec).channels_last,
+            )
+            write_speed(folder, found.speed)
+        facts = Facts(parts.data.classes, parts.backbone.preprocessing, architecture(folder), temperature_of(folder))
+        write_card(folder, facts, found.flat())
+        write_json(folder.metrics, found.flat())
+        show_findings(found)
         print(f"run: {folder.path}", flush=True)
     trainer.strategy.barrier()

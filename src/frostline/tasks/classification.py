@@ -13,10 +13,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.freezing import FreezeSchedule, Position, apply_phase, assert_modes
 from frostline.metrics import SplitScores
-from frostline.optim import parameter_groups
+from frostline.optim import parameter_groups, step_in_few_groups
 from frostline.specs import ClipBy, FreezeSpec
 from frostline.tasks.gathering import of_all_ranks
-from frostline.tasks.randomness import stateless_seed
+from frostline.tasks.randomness import seed_generators, stateless_seed
 from frostline.tasks.regularization import Regularizer
 from frostline.tasks.scoring import ScoringTask
 from frostline.types import Batch, DepthGroup
@@ -68,7 +68,9 @@ class ClassificationTask(ScoringTask):
         self.mixer = mixer
         self.trainable: frozenset[str] | None = None
         self.bn = freeze.bn
-        self.train_scores = SplitScores({"accuracy": MulticlassAccuracy(num_classes, average="micro")}, "train")
+        # a check of its arguments would wait for the device at each step
+        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.train_scores = SplitScores({"accuracy": accuracy}, "train")
 
     def train(self, mode: bool = True) -> ClassificationTask:
         """As torch's, and what is frozen stays in eval."""
@@ -103,12 +105,12 @@ class ClassificationTask(ScoringTask):
         groups = parameter_groups(self.model, self.groups, self.freeze_spec, weight_decay=self.weight_decay)
         for group in groups:
             group["lr"] = self.base_lr * group["lr_factor"]
-        return self.make_optimizer(groups)
+        return step_in_few_groups(self.make_optimizer(groups))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         seed = stateless_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(seed)
+        seed_generators(seed, self.device)
         targets = batch.targets
         if self.mixer is not None:
             images, targets = self.mixer(batch.images, targets, seed)

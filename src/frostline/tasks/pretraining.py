@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
 from frostline.freezing import FreezeSchedule
-from frostline.optim import learning_rate, parameter_groups, set_learning_rates
+from frostline.optim import learning_rate, parameter_groups, set_learning_rates, step_in_few_groups
 from frostline.tasks.corruption import Corruption
 from frostline.tasks.decoding import AutoEncoder, PooledDecoder
 from frostline.tasks.gathering import of_all_ranks
-from frostline.tasks.randomness import stateless_seed
+from frostline.tasks.randomness import seed_generators, stateless_seed
 from frostline.types import Batch, Preprocessing
 
 
@@ -98,7 +98,7 @@ class PretrainingTask(LightningModule):
         )
         for group in groups:
             group["lr"] = self.base_lr * group["lr_factor"]
-        return self.make_optimizer(groups)
+        return step_in_few_groups(self.make_optimizer(groups))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Sets the learning rate of this step."""
@@ -110,7 +110,7 @@ class PretrainingTask(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         seed = stateless_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(seed)
+        seed_generators(seed, self.device)
         loss = self.restoration_loss(batch.images, torch.Generator().manual_seed(seed))
         self.train_loss.update(loss.detach() * len(batch.images))
         self.pictures.update(len(batch.images))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -40,8 +41,8 @@ class ScoringTask(LightningModule):
         test_as: the name of the split that ``trainer.test`` scores.
 
     Attributes:
-        predictions: of the last test; the same on every rank.
-        classifier: the path of the module that takes the features of a batch that has them.
+        predictions: of the last test, or of the last validation that was no part of training; the same on every rank.
+        rests: by the place that a batch of features comes from, what makes the logits out of them.
     """
 
     def __init__(
@@ -59,9 +60,9 @@ class ScoringTask(LightningModule):
         self.loss = loss
         self.val_scores = SplitScores(metrics, "val")
         self.test_scores = SplitScores(metrics, test_as)
-        self.classifier: str | None = None
+        self.rests: dict[str, Callable[[Tensor], Tensor]] = {}
         self.predictions: Predictions | None = None
-        self._tested: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, K]`` of ``[B, C, H, W]``."""
@@ -71,18 +72,20 @@ class ScoringTask(LightningModule):
         return logits
 
     def logits(self, batch: Batch) -> Tensor:
-        """Logits ``[B, K]`` of a batch: by the whole model, or by the classifier alone where it has features.
+        """Logits ``[B, K]`` of a batch: by the whole model, or by what is above its features where it has some.
 
         Raises:
-            RuntimeError: it has features, but nobody said which module takes them.
+            RuntimeError: it has features of a place in the network that the task was not told of.
         """
         if not batch.features:
             logits: Tensor = self(batch.images)
             return logits
-        if self.classifier is None:
-            raise RuntimeError("a batch of features came to a task that does not know which module takes them")
-        logits = self.model.get_submodule(self.classifier)(batch.images)
-        return logits
+        if batch.features not in self.rests:
+            raise RuntimeError(f"a batch of features of '{batch.features}' came to a task that does not know it")
+        features = batch.images
+        if self.channels_last and features.ndim == 4:
+            features = features.contiguous(memory_format=torch.channels_last)
+        return self.rests[batch.features](features)
 
     def on_validation_epoch_start(self) -> None:
         """Gives every rank the buffers of the first, which are the ones that are saved.
@@ -95,14 +98,21 @@ class ScoringTask(LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the scores of validation."""
-        self._score(self.val_scores, batch)
+        """Adds a batch to the scores of validation, and keeps its predictions where nothing is trained."""
+        probabilities = self._score(self.val_scores, batch)
+        if self._validates_alone:
+            self._keep(batch, probabilities)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the scores of the test, and keeps its predictions."""
-        probabilities = self._score(self.test_scores, batch)
-        indices = batch.indices.where(batch.valid, -1)
-        self._tested.append((indices, batch.targets, probabilities))
+        self._keep(batch, self._score(self.test_scores, batch))
+
+    @property
+    def _validates_alone(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.VALIDATING
+
+    def _keep(self, batch: Batch, probabilities: Tensor) -> None:
+        self._kept.append((batch.indices.where(batch.valid, -1), batch.targets, probabilities))
 
     def _score(self, scores: SplitScores, batch: Batch) -> Tensor:
         logits = self.logits(batch).float()
@@ -118,15 +128,20 @@ class ScoringTask(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of validation; every rank holds the same, since torchmetrics synced them."""
         self.log_dict(self.val_scores.compute(), sync_dist=True)
+        if self._validates_alone:
+            self.predictions = self._gathered_predictions()
 
     def on_test_epoch_end(self) -> None:
         """Logs the scores of the test and gathers its predictions from all ranks."""
         self.log_dict(self.test_scores.compute(), sync_dist=True)
-        parts = [torch.cat(column) for column in zip(*self._tested, strict=True)]
-        self._tested = []
+        self.predictions = self._gathered_predictions()
+
+    def _gathered_predictions(self) -> Predictions:
+        parts = [torch.cat(column) for column in zip(*self._kept, strict=True)]
+        self._kept = []
         indices, labels, probabilities = (self._gathered(part) for part in parts)
         order = indices.argsort()[int((indices < 0).sum()) :]
-        self.predictions = Predictions(indices[order], labels[order], probabilities[order])
+        return Predictions(indices[order], labels[order], probabilities[order])
 
     def _gathered(self, part: Tensor) -> Tensor:
         if self.trainer.world_size > 1:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from frostline.features.locks import share
+from frostline.storage.locks import share
 
 HEADER_SIZE = 4096  # bytes: a page, so that the numbers begin at one
 SUFFIX = ".features"

@@ -22,8 +22,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from frostline.data.cache import default_store
 from frostline.errors import StorageError
-from frostline.features import FeatureStore, StoreFault, Writer, default_store, entry, room
+from frostline.storage import FeatureStore, StoreFault, Writer, entry, room
 
 ROWS, WIDTH = 16, 256
 SIZE = entry.HEADER_SIZE + ROWS * WIDTH * 4
@@ -248,7 +249,7 @@ def test_what_was_used_least_recently_is_evicted(store: FeatureStore) -> None:
     assert kept(store) == ["a", "c", "d"]
     put(store, "e", "f")
     assert kept(store) == ["d", "e", "f"]
-    assert ["b.features were evicted" in note for note in store.notes] == [True, False, False]
+    assert ["b.features was evicted" in note for note in store.notes] == [True, False, False]
 
 
 def test_what_is_in_use_is_not_evicted(store: FeatureStore) -> None:
@@ -351,7 +352,7 @@ def test_without_locks_a_part_goes_when_it_is_a_day_old(store: FeatureStore) -> 
 @pytest.fixture(scope="module")
 def server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["frostline.features"])
+    context.set_forkserver_preload(["frostline.storage"])
     return context
 
 

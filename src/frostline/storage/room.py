@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from frostline.errors import StorageError
-from frostline.features.entry import SUFFIX
-from frostline.features.locks import try_lock, unlock
+from frostline.storage.entry import SUFFIX
+from frostline.storage.locks import try_lock, unlock
 
 PART_SUFFIX = ".part"
 LOCK_SUFFIX = ".lock"
@@ -21,7 +21,7 @@ _ABANDONED_SECONDS = 86_400.0
 
 
 class StoreFault(StorageError):  # noqa: N818  # no error to a run: it goes on without
-    """Features cannot be kept; whoever computes them can go on without."""
+    """An array cannot be kept; whoever computes it can go on without."""
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def faults_named(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreFault(
-            f"Features cannot be kept in {folder}: {error.strerror or error}.",
+            f"Arrays cannot be kept in {folder}: {error.strerror or error}.",
             mend="Make room or mend the folder, or set XDG_CACHE_HOME to another one.",
         ) from error
 
@@ -57,7 +57,7 @@ def make_room(folder: Path, need: int, limit: int) -> list[str]:
     """
     if need > limit:
         raise StoreFault(
-            f"The features take {size_text(need)}, more than the {size_text(limit)} that {folder} may hold.",
+            f"The arrays take {size_text(need)}, more than the {size_text(limit)} that {folder} may hold.",
             mend="Give the store a higher limit.",
         )
     free = shutil.disk_usage(folder).free
@@ -66,7 +66,7 @@ def make_room(folder: Path, need: int, limit: int) -> list[str]:
         chosen, gained = _idle(folder, missing, locks)
         if gained < missing:
             raise StoreFault(
-                f"The features take {size_text(need)}. {folder} may hold {size_text(limit)} and its disk has "
+                f"The arrays take {size_text(need)}. {folder} may hold {size_text(limit)} and its disk has "
                 f"{size_text(free)} free; what is not in use there takes {size_text(gained)}.",
                 mend="Make room, wait until other runs have ended, or set XDG_CACHE_HOME to another folder.",
             )

@@ -1,4 +1,4 @@
-"""Frozen features on disk, by key: computed once, then mapped by every run, seed and job that needs them."""
+"""Arrays on disk, by key: computed once, then mapped by every run, seed and job that needs them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from frostline.data.cache import cache_folder
-from frostline.features.entry import HEADER_SIZE, SUFFIX, Damaged, Features, Form, map_entry, plain, seal, write_at
-from frostline.features.locks import alone, try_lock, unlock
-from frostline.features.room import (
+from frostline.storage.entry import HEADER_SIZE, SUFFIX, Damaged, Features, Form, map_entry, plain, seal, write_at
+from frostline.storage.locks import alone, try_lock, unlock
+from frostline.storage.room import (
     LOCK_SUFFIX,
     PART_SUFFIX,
     StoreFault,
-    default_limit,
     faults_named,
     make_room,
     remove_leftovers,
 )
 from frostline.writing import sync_folder
 
-__all__ = ["FeatureStore", "Features", "StoreFault", "Writer", "default_store"]
-
-
-def default_store() -> FeatureStore:
-    """The store in the cache folder, of at most 10 GiB and a tenth of what the disk has for it."""
-    folder = cache_folder() / "features"
-    return FeatureStore(folder, default_limit(folder))
+__all__ = ["FeatureStore", "Features", "StoreFault", "Writer"]
 
 
 class FeatureStore:
@@ -77,10 +69,10 @@ class FeatureStore:
         except FileNotFoundError:
             return None
         except Damaged as damage:
-            self._note(f"The features {path} are damaged ({damage}): they are computed anew.")
+            self._note(f"{path} is damaged ({damage}): it is computed anew.")
             self._remove_damaged(path, key)
         except OSError as error:
-            self._note(f"The features {path} cannot be read ({error.strerror or error}): they are computed anew.")
+            self._note(f"{path} cannot be read ({error.strerror or error}): it is computed anew.")
         return None
 
     @contextlib.contextmanager
@@ -145,7 +137,7 @@ class FeatureStore:
                     try_lock(file)
                     file.truncate(form.file_size)
             for name in evicted:
-                self._note(f"The features {name} were evicted from {self.folder} to make room.")
+                self._note(f"{name} was evicted from {self.folder} to make room.")
             yield part, file
 
     def _commit(self, part: Path, file: IO[bytes], form: Form) -> None:

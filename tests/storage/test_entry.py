@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from frostline.features import FeatureStore, entry
+from frostline.storage import FeatureStore, entry
 
 DTYPES = [
     torch.float64,

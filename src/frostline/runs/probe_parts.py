@@ -1,0 +1,313 @@
+"""What a probe is made of: data, a frozen backbone, the features of each split, and the settings of all heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import lightning
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from frostline.backbones import Backbone
+from frostline.config import build, check_targets, spec_of
+from frostline.data import ImageData
+from frostline.data.geometry import resized
+from frostline.data.samplers import BalancedSampler, TrainingSampler
+from frostline.data.stratify import canonical_order
+from frostline.errors import ConfigError, DataError, FrostlineError, NumericsError
+from frostline.features import Boundary, FeatureStore, arithmetic, body_hash, default_store
+from frostline.freezing.rates import rate_faults, resolve_lr
+from frostline.optim import curve_factor, warmup_factor
+from frostline.probing import check_grid
+from frostline.probing.choices import Extractor
+from frostline.probing.features import SplitFeatures, SplitPass, key_of, split_features
+from frostline.probing.training import Batches, LabelledFeatures, Settings
+from frostline.runs.caching import show
+from frostline.runs.parts import SUPPLIED, make_backbone
+from frostline.runs.predict import device_of
+from frostline.specs import (
+    BackboneSpec,
+    FeatureChoice,
+    FreezeSpec,
+    LrSpec,
+    Mode,
+    MonitorSpec,
+    PhaseLrSpec,
+    ProbeNode,
+    SpeedSpec,
+)
+
+MONITORS = {"val/accuracy": Mode.max, "val/loss": Mode.min}
+
+
+def check_probe(config: DictConfig) -> ProbeNode:
+    """The grid of a probe, once all of its config that can be looked at before the data holds.
+
+    Raises:
+        ConfigError: with every fault.
+    """
+    node = spec_of(config.probe, ProbeNode)
+    faults: list[FrostlineError] = []
+    checks: tuple[Callable[[], None], ...] = (
+        partial(check_targets, config, supplied=SUPPLIED),
+        partial(check_grid, node),
+        partial(_check_monitor, spec_of(config.monitor, MonitorSpec)),
+        partial(_check_speed, spec_of(config.speed, SpeedSpec)),
+    )
+    for check in checks:
+        try:
+            check()
+        except ConfigError as fault:
+            faults.append(fault)
+    faults += rate_faults(FreezeSpec(), spec_of(config.lr, LrSpec))
+    if faults:
+        raise ConfigError.of(faults)
+    return node
+
+
+def _check_monitor(monitor: MonitorSpec) -> None:
+    mode = MONITORS.get(monitor.metric)
+    if mode is None:
+        raise ConfigError(
+            f"monitor.metric={monitor.metric}: a probe selects by {' or '.join(MONITORS)}",
+            mend="Choose one; the selected head is scored by all metrics.",
+        )
+    if monitor.mode is not mode:
+        raise ConfigError(
+            f"monitor.metric={monitor.metric} with monitor.mode={monitor.mode.name}",
+            mend=f"Add monitor.mode={mode.name}.",
+        )
+
+
+def _check_speed(speed: SpeedSpec) -> None:
+    for key in ("compile", "grad_checkpointing"):
+        if getattr(speed, key):
+            problem = f"speed.{key}: a probe runs the backbone once, forward"
+            raise ConfigError(problem, mend=f"Set speed.{key}=false.")
+
+
+@dataclass
+class ProbeParts:
+    """Data and backbone of a probe, and the features that have been asked for.
+
+    Attributes:
+        views: of training pictures.
+        seconds: that passes over pictures have taken.
+    """
+
+    data: ImageData
+    backbone: Backbone
+    extractor: Extractor
+    store: FeatureStore
+    settings: dict[str, Any]
+    views: int
+    device: torch.device
+    seconds: float = 0.0
+    _left_out: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def is_found(self, choices: Sequence[FeatureChoice]) -> bool:
+        """Whether the store has what heads are trained and selected on, and the backbone need not run."""
+        wanted = [self._keys("val", choices, train=False, view=0)]
+        wanted += [self._keys("train", choices, train=True, view=view) for view in range(self.views)]
+        return all(keys and all(self.store.find(key) for key in keys.values()) for keys in wanted)
+
+    def train(self, choices: Sequence[FeatureChoice]) -> dict[FeatureChoice, LabelledFeatures]:
+        """The training pictures, all views one behind the other; one that cannot be read may be left out.
+
+        Raises:
+            DataError: one cannot be read, and ``data.on_error`` is ``stop``.
+            NumericsError: a feature is no number.
+        """
+        found = [self._split("train", choices, train=True, view=view) for view in range(self.views)]
+        self._left_out = torch.unique(torch.cat([one.unreadable() for one in found]))
+        if len(self._left_out):
+            print(f"note      {len(self._left_out)} training pictures cannot be read and are left out")
+        return {
+            choice: self._labelled("train", torch.cat([one.features[choice] for one in found]), self._left_out)
+            for choice in choices
+        }
+
+    def evaluated(self, split: str, choices: Sequence[FeatureChoice]) -> dict[FeatureChoice, LabelledFeatures]:
+        """The pictures of ``val`` or ``test``.
+
+        Raises:
+            DataError: one cannot be read.
+            NumericsError: a feature is no number.
+        """
+        found = self._split(split, choices, train=False, view=0)
+        return {choice: self._labelled(split, features) for choice, features in found.features.items()}
+
+    def plain(self, train: LabelledFeatures) -> LabelledFeatures:
+        """The first view of the training pictures that can be read, for what takes no epochs."""
+        kept = torch.ones(len(train.labels), dtype=torch.bool)
+        kept[self._left_out] = False
+        return LabelledFeatures(train.features[: len(train.labels)][kept], train.labels[kept])
+
+    def batches(self) -> Batches:
+        """The batches of an epoch, as ``train`` has them: their order follows from the seed and the epoch."""
+        pictures = self.data.splits["train"]
+        count, size = len(pictures), self.data.batch_size
+        order = canonical_order(pictures)
+        left_out = self._left_out.to(self.device)
+
+        def of_epoch(seed: int, epoch: int) -> Sequence[Tensor]:
+            drop = self.data.drop_last
+            sampler = (
+                BalancedSampler(pictures.labels[order], size, seed=seed, drop_last=drop)
+                if self.data.sampler == "balanced"
+                else TrainingSampler(count, size, seed=seed, drop_last=drop)
+            )
+            indices, repeats = sampler.order(epoch)
+            rows = torch.from_numpy(order[indices] + (epoch + repeats) % self.views * count).to(self.device)
+            batches: Sequence[Tensor] = torch.split(rows, size)
+            if not len(left_out):
+                return batches
+            return [batch[torch.isin(batch % count, left_out, invert=True)] for batch in batches]
+
+        return of_epoch
+
+    def _labelled(self, split: str, features: Tensor, left_out: Tensor | None = None) -> LabelledFeatures:
+        labels = torch.from_numpy(self.data.splits[split].labels.astype("int64"))
+        finite = features.isfinite().all(dim=1)
+        if left_out is not None and len(left_out):
+            finite |= torch.isin(torch.arange(len(features)) % len(labels), left_out)
+        if not finite.all():
+            at = int((~finite).nonzero()[0]) % len(labels)
+            name = self.data.splits[split].name(at)
+            raise NumericsError(
+                f"the backbone makes features of '{name}' ({split}) that are no numbers",
+                mend="Look at backbone.weights; speed.channels_last=false may help.",
+            )
+        return LabelledFeatures(features, labels)
+
+    def _split(self, split: str, choices: Sequence[FeatureChoice], *, train: bool, view: int) -> SplitFeatures:
+        data = self.data
+        deliveries = partial(data.deliveries, split, train=train, view=view)
+        work = SplitPass(
+            self._keys(split, choices, train=train, view=view),
+            choices,
+            len(data.splits[split]),
+            deliveries,
+            self.extractor,
+        )
+        noted = len(self.store.notes)
+        found = split_features(self.store, work)
+        self.seconds += found.seconds
+        _tell(split, view if self.views > 1 and train else None, found, work.count)
+        for note in self.store.notes[noted:]:
+            show(note)
+        self._refuse_unreadable(found, deliveries, skips=train and data.on_error == "skip")
+        return found
+
+    def _refuse_unreadable(self, found: SplitFeatures, deliveries: Callable[..., Any], *, skips: bool) -> None:
+        empty = found.unreadable().tolist()
+        if skips or not empty:
+            return
+        # they are read again, for the reason
+        for _, unreadable in deliveries(positions=empty[:1]):
+            for picture in unreadable:
+                raise picture.fault
+        raise DataError(
+            "a picture could not be read when its features were computed, and can be now",
+            mend=f"Remove the features in {self.store.folder}, and probe again.",
+        )
+
+    def _keys(
+        self, split: str, choices: Sequence[FeatureChoice], *, train: bool, view: int
+    ) -> Mapping[FeatureChoice, str] | None:
+        recipe = self.data.recipe(split, train=train)
+        if recipe is None:
+            return None
+        content = {**self.settings, "input": recipe, "view": view, "pictures": self.data.pictures_hash(split)}
+        return {choice: key_of(choice, content) for choice in choices}
+
+
+def _tell(split: str, view: int | None, found: SplitFeatures, count: int) -> None:
+    names = ", ".join(f"{choice.value} {features.shape[1]}" for choice, features in found.features.items())
+    how = "found"
+    if found.computed:
+        how = f"computed in {found.seconds:.1f} s ({count / max(found.seconds, 1e-9):,.0f} a second)"
+        if len(found.computed) < len(found.features):
+            how = f"{', '.join(choice.value for choice in found.computed)} {how}, the others found"
+    which = "" if view is None else f", view {view}"
+    show(f"features of {count:,} {split} pictures{which} ({names}): {how}")
+
+
+def build_probe(config: DictConfig, node: ProbeNode) -> ProbeParts:
+    """Data and backbone of a probe, prepared.
+
+    Raises:
+        FrostlineError: a part cannot be built, the backbone does not offer what is asked for, the data has no
+            validation split, or training pictures change in each epoch.
+    """
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    data: ImageData = build(config.data, "data")
+    data.load()
+    if not data.labelled:
+        raise ConfigError(f"{config.data._target_} has no labels to learn", mend="Class folders are data=folder.")
+    if "val" not in data.splits:
+        problem = "this data set has no validation split, by which a head is selected"
+        raise DataError(problem, mend="Split some off: data.val_fraction=0.15.")
+    backbone = make_backbone(config, len(data.classes), FreezeSpec())
+    backbone.preprocessing = resized(backbone.preprocessing, data.resize)
+    augmentation = build(config.augment, "augment")
+    data.prepare(backbone.preprocessing, augmentation, seed=config.seed)
+    _check_input(data, augmentation.mixing(), node.views)
+    device = device_of(config.device)
+    backbone.model.requires_grad_(False).to(device)
+    speed = spec_of(config.speed, SpeedSpec)
+    extractor = Extractor(backbone.model, backbone.head, channels_last=speed.channels_last)
+    boundary = extractor.boundary if isinstance(extractor.boundary, Boundary) else Boundary("")
+    spec = spec_of(config.backbone, BackboneSpec)
+    settings = {
+        "body": body_hash(backbone.model, boundary),
+        "boundary": boundary.path,
+        "architecture": [spec.name, repr(spec.kwargs), repr(spec.module)],
+        **arithmetic(device),
+        "channels_last": speed.channels_last,
+    }
+    parts = ProbeParts(data, backbone, extractor, default_store(), settings, node.views, device)
+    if not parts.is_found(node.features):
+        extractor.check(node.features, backbone.preprocessing.size)
+    return parts
+
+
+def _check_input(data: ImageData, mixing: str, views: int) -> None:
+    if mixing:
+        raise ConfigError(f"augment: {mixing} mixes pictures, and features are of one", mend="Set augment=none.")
+    if data.changes_each_epoch and views == 1:
+        raise ConfigError(
+            "augment changes each training picture in each epoch, and a probe computes its features once",
+            mend="Set augment=none, or probe.views=4 for four fixed views in turn.",
+        )
+    if views > 1 and not data.changes_each_epoch:
+        raise ConfigError(
+            f"probe.views={views}: augment changes nothing, so that all views are the same",
+            mend="Set augment=light, or probe.views=1.",
+        )
+
+
+def settings_of(config: DictConfig, node: ProbeNode, data: ImageData) -> Settings:
+    """What all heads have in common.
+
+    Raises:
+        ConfigError: the warm-up is ambiguous or longer than the training.
+    """
+    each = data.batches_per_epoch()
+    steps = each * node.epochs
+    lr = resolve_lr("probe", PhaseLrSpec(), spec_of(config.lr, LrSpec), steps=steps, steps_per_epoch=each)
+    warmup = lr.warmup.length(steps)
+    return Settings(
+        epochs=node.epochs,
+        factors=[warmup_factor(step, warmup) * curve_factor(lr, step, steps) for step in range(steps)],
+        patience=node.patience,
+        optimizer=node.optimizer,
+        momentum=node.momentum,
+        clip=node.clip,
+        start=node.start,
+        by_loss=config.monitor.metric == "val/loss",
+    )
