@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 from frostline.auditing.features import features
+from frostline.data.decoding import Reduction
 from frostline.data.digits import ArraySplit
 from frostline.data.splits import SplitView
 from frostline.errors import DataError
@@ -18,10 +19,10 @@ PREPROCESSING = Preprocessing((3, 8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 class Holed(SplitView):
     """A split of which one picture cannot be read."""
 
-    def image(self, index: int) -> Image.Image:
+    def reduced(self, index: int, reduction: Reduction) -> Image.Image:
         if index == 3:
             raise DataError("it is gone")
-        return super().image(index)
+        return super().reduced(index, reduction)
 
 
 class Mean(nn.Module):

@@ -72,7 +72,10 @@ def _together(optimizer: Optimizer) -> Iterator[None]:
     for group in groups:
         settings = {key: value for key, value in group.items() if key not in _LABELS}
         own = tuple(tuple(value) if isinstance(value, list) else value for value in settings.values())
-        merged.setdefault((*settings, *own), {**settings, "params": []})["params"] += group["params"]
+        for parameter in group["params"]:
+            # torch's fused SGD takes a group of which all have momentum, or none
+            begun = bool(optimizer.state.get(parameter))
+            merged.setdefault((begun, *settings, *own), {**settings, "params": []})["params"].append(parameter)
     optimizer.param_groups = list(merged.values())
     try:
         yield

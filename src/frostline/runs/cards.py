@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.config import load_config
 from frostline.exporting import Card, Facts
-from frostline.runs.folder import RunFolder
+from frostline.runs.folder import RunFolder, read_json
 from frostline.writing import write_text
 
 
 def architecture(folder: RunFolder) -> str:
     """The name of a run's model: timm's, or that of the class of a module."""
-    saved = _read(folder.model / "config.json").get("architecture")
+    saved = read_json(folder.model / "config.json").get("architecture")
     if saved is not None:
         return str(saved)
     return str(OmegaConf.select(load_config(folder.config), "backbone.module._target_"))
@@ -41,7 +40,7 @@ def write_card(
     Raises:
         OSError: it cannot be written.
     """
-    config, provenance = load_config(folder.config), _read(folder.provenance)
+    config, provenance = load_config(folder.config), read_json(folder.provenance)
     splits = provenance.get("data", {}).get("splits", {})
     card = Card(
         title=f"{facts.architecture}, fine-tuned",
@@ -50,7 +49,7 @@ def write_card(
         training=_training(config, provenance),
         scores=scores,
         intervals={f"{split}/{name}": ends for split in ("val", "test") for name, ends in _intervals(folder, split)},
-        test_looks=_read(folder.evaluation("test")).get("looks", {}).get("count"),
+        test_looks=read_json(folder.evaluation("test")).get("looks", {}).get("count"),
         fingerprint=str(provenance.get("data_fingerprint", "")),
         files=files,
     )
@@ -60,7 +59,7 @@ def write_card(
 
 
 def _intervals(folder: RunFolder, split: str) -> Iterator[tuple[str, tuple[float, float]]]:
-    for name, score in _read(folder.evaluation(split)).get("scores", {}).items():
+    for name, score in read_json(folder.evaluation(split)).get("scores", {}).items():
         if score["low"] is not None and score["high"] is not None:
             yield name, (score["low"], score["high"])
 
@@ -94,11 +93,3 @@ def _without_folders(source: str) -> str:
     """The last part of a path: where the folders of this machine lie is nobody's business."""
     place = source.removeprefix("local-dir:")
     return Path(place).name if place != source or os.path.isabs(place) else source
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from frostline.backbones import SavedModel, holds_module, load_timm_folder
@@ -111,8 +111,7 @@ def export(config: DictConfig) -> None:
 
 def _formats(config: DictConfig) -> list[str]:
     """The formats that ``format`` names, one or a list; each can be written here."""
-    wanted = OmegaConf.to_container(OmegaConf.create([config.format])) if isinstance(config.format, str) else None
-    names = [str(name) for name in (wanted or config.format)]
+    names = [config.format] if isinstance(config.format, str) else [str(name) for name in config.format]
     for name in names:
         if name not in CHOICES:
             raise ConfigError(f"format={name} is none", mend=suggestion(name, CHOICES, known_as="formats"))

@@ -171,3 +171,12 @@ def overrides_hash(overrides: Sequence[str]) -> str:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON such that a file that is there is whole, and outlives a crash of the machine."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.config import conf_folder, load_config, save_config
 from frostline.errors import ConfigError
-from frostline.runs.folder import RunFolder, write_json
+from frostline.runs.folder import RunFolder, read_json, write_json
 
 LEFT_OUT = ("folder", "output", "name", "debug", "run", "resume", "rerun", "trust", "config_dirs", "logger", "paper")
 """Keys that do not change the result; ``data.workers`` is another one."""
@@ -134,7 +134,7 @@ def find_earlier(experiment: Path, config: DictConfig) -> list[RunFolder]:
     wanted = identity_of(config)
     found = []
     for path in _identities(experiment):
-        record = _read(path)
+        record = read_json(path)
         if all(record.get(key) == value for key, value in wanted.items()):
             found.append((int(record.get("made", 0)), RunFolder(path.parent)))
     found.sort(key=lambda item: item[0], reverse=True)
@@ -156,13 +156,13 @@ def _is_still(folder: RunFolder, wanted: str) -> bool:
 
 def recorded_fingerprint(folder: RunFolder) -> str | None:
     """The fingerprint of the data that a run was trained on; None where it had not come to load it."""
-    value = _read(folder.provenance).get("data_fingerprint")
+    value = read_json(folder.provenance).get("data_fingerprint")
     return None if value is None else str(value)
 
 
 def recorded_splits(folder: RunFolder) -> dict[str, str]:
     """The fingerprint of each split of the data that a run was trained on, as far as they were written down."""
-    data = _read(folder.provenance).get("data")
+    data = read_json(folder.provenance).get("data")
     splits = data.get("splits") if isinstance(data, dict) else None
     found = splits.items() if isinstance(splits, dict) else ()
     return {
@@ -172,7 +172,7 @@ def recorded_splits(folder: RunFolder) -> dict[str, str]:
 
 def recorded_division(folder: RunFolder) -> dict[str, int]:
     """How many pictures each split of a run had, as far as that was written down."""
-    data = _read(folder.provenance).get("data")
+    data = read_json(folder.provenance).get("data")
     splits = data.get("splits") if isinstance(data, dict) else None
     found = splits.items() if isinstance(splits, dict) else ()
     return {name: int(split["pictures"]) for name, split in found if isinstance(split, dict) and "pictures" in split}
@@ -180,13 +180,5 @@ def recorded_division(folder: RunFolder) -> dict[str, int]:
 
 def recorded_overrides(folder: RunFolder) -> tuple[str, ...]:
     """What was typed for a run; empty where it was made from Python, or by an older Frostline."""
-    found = _read(folder.identity).get("overrides")
+    found = read_json(folder.identity).get("overrides")
     return tuple(map(str, found)) if isinstance(found, list) else ()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

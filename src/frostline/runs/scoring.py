@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
 from frostline.data import ImageData
-from frostline.data.splits import ImageSplit
+from frostline.data.splits import ImageSplit, SplitView
 from frostline.data.stratify import share_of, subset
-from frostline.errors import StorageError
+from frostline.errors import DataError, StorageError
 from frostline.evaluation import (
     Estimate,
     Evaluation,
@@ -133,15 +134,28 @@ def with_sample(data: ImageData) -> ImageData:
     """The same data with a split `SAMPLE`: training pictures without augmentation, as many as validation has.
 
     They are at least 100 and at most 1000, as far as there are so many, stratified by class, and chosen by what they
-    contain: the same in every run on these data.
+    contain: the same in every run on these data. With ``on_error=skip`` they are read beforehand, and one that cannot
+    be is left out, on every process alike.
     """
     train, held_out = data.splits["train"], data.splits["val"]
     wanted = min(max(len(held_out), _SAMPLE_LEAST), _SAMPLE_MOST, len(train))
     sampled = copy.copy(data)
-    sampled.splits = {**data.splits, SAMPLE: subset(train, share_of(wanted / len(train)), seed=0)}
+    sample = subset(train, share_of(wanted / len(train)), seed=0)
+    sampled.splits = {**data.splits, SAMPLE: _readable(sample) if data.on_error == "skip" else sample}
     # features of the training pictures are those of their augmented views
     sampled.feeding = None
     return sampled
+
+
+def _readable(pictures: ImageSplit) -> ImageSplit:
+    def is_read(index: int) -> bool:
+        try:
+            pictures.image(index)
+        except DataError:
+            return False
+        return True
+
+    return SplitView(pictures, np.array([index for index in range(len(pictures)) if is_read(index)], np.int64))
 
 
 def speed_of(trainer: Trainer, model: nn.Module, *, size: tuple[int, int, int], batch_size: int, last: bool) -> Speed:
