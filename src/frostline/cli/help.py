@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from hydra._internal.hydra import Hydra
-from hydra.core.object_type import ObjectType
 
-from frostline.config import COMMANDS, QUOTING
+from frostline.config import COMMANDS, QUOTING, group_options
 
 GROUPS = {
     "data": "the labelled pictures and their splits",
@@ -94,13 +93,10 @@ def overview() -> str:
 
 def command_help(hydra: Hydra, command: str) -> str:
     """Groups with their options, examples, and how values are quoted."""
-    loader = hydra.config_loader
     used = _groups_of(hydra, command)
     groups = []
     for name in used:
-        options = ", ".join(
-            option for option in loader.get_group_options(name, ObjectType.CONFIG) if option != "schema"
-        )
+        options = ", ".join(option for option in group_options(hydra, name) if option != "schema")
         purpose = GROUPS.get(name, "your own")
         groups.append(f"  {name:<12}{purpose}\n  {'':<12}{options}")
     examples = "\n".join(f"  {line}" for line in EXAMPLES[command])

@@ -12,10 +12,10 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.singleton import Singleton
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -46,12 +46,14 @@ def hydra_session(config_dirs: Sequence[str | Path] = ()) -> Iterator[Hydra]:
             raise ConfigError(f"--config-dir '{folder}' is not a folder", mend="Name an existing folder of configs.")
         # ahead of ours, so that a user's file of the same name is the one taken
         search_path.prepend("command-line", f"file://{Path(folder).absolute()}")
-    outer = Singleton.get_state()
-    GlobalHydra.instance().clear()
+    # these two alone, and not Singleton's state: that copies every config and looks for plugins anew each time
+    current, its_config = GlobalHydra.instance(), HydraConfig.instance()
+    outer, outer_config = current.hydra, its_config.cfg
+    current.clear()
     try:
         yield Hydra.create_main_hydra2(task_name="frostline", config_search_path=search_path)
     finally:
-        Singleton.set_state(outer)
+        current.hydra, its_config.cfg = outer, outer_config
 
 
 def compose(command: str, overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> DictConfig:
@@ -163,7 +165,17 @@ def _text(override: Override) -> str:
 
 
 def _is_group(hydra: Hydra, override: Override) -> bool:
-    return bool(hydra.config_loader.get_group_options(override.key_or_group.lstrip("+~")))
+    return bool(group_options(hydra, override.key_or_group.lstrip("+~"), None))
+
+
+def group_options(hydra: Hydra, group: str, kind: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+    """What there is to choose from in a group; empty where it is none.
+
+    It asks the repository itself: the loader copies all of it for each question.
+    """
+    loader = hydra.config_loader
+    assert isinstance(loader, ConfigLoaderImpl)
+    return loader.repository.get_group_options(group, kind)
 
 
 def _group_faults(hydra: Hydra, command: str, parsed: Sequence[Override]) -> list[ConfigError]:
@@ -175,7 +187,7 @@ def _group_faults(hydra: Hydra, command: str, parsed: Sequence[Override]) -> lis
         if override.value() is None and group != "experiment":
             faults.append(ConfigError(f"{group}=null: a part cannot be left out", mend=f"Choose a {group}."))
             continue
-        options = [o for o in hydra.config_loader.get_group_options(group, ObjectType.CONFIG) if o != "schema"]
+        options = [option for option in group_options(hydra, group) if option != "schema"]
         chosen = override.value()
         for name in chosen if isinstance(chosen, list) else [chosen]:
             if isinstance(name, str) and name not in options and not override.is_sweep_override():
@@ -206,7 +218,7 @@ def _value_fault(override: Override, error: Exception, base: DictConfig, hydra: 
     if str(error).startswith("Could not override"):
         parent, wrong, options = _first_unknown(base, key)
         if not parent:
-            options += hydra.config_loader.get_group_options("")
+            options += group_options(hydra, "")
         shown = f"{parent}.{wrong}" if parent else wrong
         return ConfigError(
             f"'{override.input_line}': there is no key '{shown}'",

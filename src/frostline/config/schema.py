@@ -39,6 +39,9 @@ def weights_folder(name: str) -> str:
 def register() -> None:
     """Make the closed nodes and the resolvers known to Hydra; calling it again changes nothing."""
     store = ConfigStore.instance()
+    register_resolvers()
+    if "train_schema.yaml" in store.repo:
+        return
     freeze = OmegaConf.structured(specs.FreezeSpec)
     # so that `freeze.phases.full={...}` adds a phase without Hydra's `+`
     OmegaConf.set_struct(freeze.phases, False)
@@ -48,7 +51,6 @@ def register() -> None:
     store.store(group="backbone", name="schema", node=backbone)
     store.store(group="lr", name="schema", node=specs.LrSpec)
     store.store(group="speed", name="schema", node=specs.SpeedSpec)
-    store.store(name="train_schema", node=specs.TrainSpec)
     store.store(name="pretrain_schema", node=specs.PretrainSpec)
     store.store(name="probe_schema", node=specs.ProbeSpec)
     store.store(name="audit_schema", node=specs.AuditSpec)
@@ -57,7 +59,8 @@ def register() -> None:
     store.store(name="serve_schema", node=specs.ServeSpec)
     store.store(name="predict_schema", node=specs.PredictSpec)
     store.store(name="compare_schema", node=specs.CompareSpec)
-    register_resolvers()
+    # the last: it says that all are there
+    store.store(name="train_schema", node=specs.TrainSpec)
 
 
 def register_resolvers() -> None:
