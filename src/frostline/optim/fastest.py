@@ -70,9 +70,13 @@ def _together(optimizer: Optimizer) -> Iterator[None]:
     groups = optimizer.param_groups
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for group in groups:
+        # an optimizer passes over a parameter without a gradient, and most are frozen where only the head learns
+        learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not learning:
+            continue
         settings = {key: value for key, value in group.items() if key not in _LABELS}
         own = tuple(tuple(value) if isinstance(value, list) else value for value in settings.values())
-        for parameter in group["params"]:
+        for parameter in learning:
             # torch's fused SGD takes a group of which all have momentum, or none
             begun = bool(optimizer.state.get(parameter))
             merged.setdefault((begun, *settings, *own), {**settings, "params": []})["params"].append(parameter)
