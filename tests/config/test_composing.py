@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose as composed_by_hydra
+from hydra import initialize_config_dir
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from frostline.config import compose
 from frostline.errors import ConfigError
@@ -129,3 +135,32 @@ def test_a_config_folder_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_composing_leaves_no_hydra_behind() -> None:
     compose("train")
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_composing_leaves_the_hydra_of_the_calling_program(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("answer: 42\n")
+    its_config: Any = OmegaConf.create({"hydra": {}})
+    HydraConfig.instance().cfg = its_config
+    try:
+        with initialize_config_dir(str(tmp_path), version_base=None):
+            own = GlobalHydra.instance().hydra
+            compose("train", ["data=digits", "backbone.name=test_vit"])
+            assert GlobalHydra.instance().hydra is own
+            assert HydraConfig.instance().cfg is its_config
+            assert composed_by_hydra("mine").answer == 42
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def test_hydras_repository_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # each copy takes as long as reading a few configs
+    copies: list[str] = []
+    made = CachingConfigRepository.__init__
+
+    def count(self: CachingConfigRepository, delegate: IConfigRepository) -> None:
+        copies.append("one")
+        made(self, delegate)
+
+    monkeypatch.setattr(CachingConfigRepository, "__init__", count)
+    compose("train", ["data=digits", "backbone.name=test_vit", "freeze=lp_ft", "optimizer=sgd", "optimizer.lr=0.1"])
+    assert copies == ["one"]
