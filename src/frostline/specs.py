@@ -419,7 +419,8 @@ class SpeedSpec:
     """What changes how fast a model runs and what memory it takes, not what it computes.
 
     Attributes:
-        channels_last: the memory format of pictures and activations.
+        channels_last: the memory format of pictures and activations; null takes it for a model with grouped
+            convolutions, such as mobilenet and efficientnet, of which most are faster in it.
         grad_checkpointing: compute activations again in the backward pass in place of keeping them.
         compile: run the model through ``torch.compile``.
         compile_backend: what it compiles with.
@@ -427,7 +428,7 @@ class SpeedSpec:
             ``fused`` or ``compiled``; see `Engine`. Nothing else asks for it.
     """
 
-    channels_last: bool = False
+    channels_last: bool | None = None
     grad_checkpointing: bool = False
     compile: bool = False
     compile_backend: str = "inductor"

@@ -110,3 +110,20 @@ def test_class_weights_beside_a_balanced_sampler_are_told(parts: Build) -> None:
     assert any("both even out" in note for note in parts("class_weights=effective", "data.sampler=balanced").notes)
     assert parts("data.sampler=balanced").notes == ()
     assert parts("class_weights=effective").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "taken"),
+    [
+        ("test_efficientnet", "speed.channels_last=null", True),
+        ("test_efficientnet", "speed.channels_last=false", False),
+        ("test_resnet", "speed.channels_last=null", False),
+        ("test_resnet", "speed.channels_last=true", True),
+        ("test_vit", "speed.channels_last=null", False),
+    ],
+)
+def test_grouped_convolutions_run_in_channels_last(name: str, override: str, taken: bool, parts: Build) -> None:
+    task = parts(f"backbone.name={name}", override).task
+    assert task.channels_last is taken
+    kernels = [it for it in task.model.parameters() if it.ndim == 4 and min(it.shape[1:]) > 1]
+    assert all(it.is_contiguous(memory_format=torch.channels_last) is taken for it in kernels)

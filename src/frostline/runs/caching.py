@@ -359,7 +359,7 @@ class RunCache:
             "architecture": [spec.name, repr(spec.kwargs), repr(spec.module)],
             **arithmetic(device),
             "precision": str(self._config.trainer.get("precision")),
-            "channels_last": speed.channels_last,
+            "channels_last": self._parts.task.channels_last,
             "compile": speed.compile,
             # by its name and not by what it has chosen: what it chooses among is within a tolerance
             "engine": speed.engine.value,

@@ -17,7 +17,7 @@ from frostline.runs.announcing import show_findings
 from frostline.runs.folder import RunFolder
 from frostline.runs.identity import recorded_splits
 from frostline.runs.ledger import look
-from frostline.runs.parts import SUPPLIED, make_loss, make_metrics, rank_count
+from frostline.runs.parts import SUPPLIED, make_loss, make_metrics, rank_count, takes_channels_last
 from frostline.runs.saved import load_saved
 from frostline.runs.scoring import Findings, read_temperature, speed_of, write_speed
 from frostline.specs import SpeedSpec
@@ -51,7 +51,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data.prepare(saved.preprocessing, augmentation, seed=run.seed)
     for note in augmentation.notes([config.split]):
         print(f"note: {note}")
-    channels_last = spec_of(run.speed, SpeedSpec).channels_last
+    channels_last = takes_channels_last(spec_of(run.speed, SpeedSpec), saved.model)
     task = ScoringTask(
         saved.model,
         make_loss(run, data.class_counts("train")),

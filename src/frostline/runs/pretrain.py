@@ -19,7 +19,7 @@ from frostline.freezing import FreezeSchedule, Validation
 from frostline.runs.announcing import announce
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
-from frostline.runs.parts import SUPPLIED, make_optimizer, make_schedule, rank_count
+from frostline.runs.parts import SUPPLIED, make_optimizer, make_schedule, rank_count, takes_channels_last
 from frostline.runs.preflight import preflight_pretraining
 from frostline.runs.provenance import provenance
 from frostline.runs.resuming import find_resumed, identity
@@ -125,7 +125,7 @@ def make_task(config: DictConfig, backbone: Backbone, schedule: FreezeSchedule) 
         base_lr=float(config.optimizer.lr),
         weight_decay=float(config.optimizer.get("weight_decay", 0.0)),
         seed=config.seed,
-        channels_last=speed.channels_last,
+        channels_last=takes_channels_last(speed, backbone.model),
     )
     if speed.compile:
         task.autoencoder.compile(backend=speed.compile_backend)

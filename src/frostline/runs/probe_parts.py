@@ -27,7 +27,7 @@ from frostline.probing.choices import Extractor
 from frostline.probing.features import SplitFeatures, SplitPass, key_of, split_features
 from frostline.probing.training import Batches, LabelledFeatures, Settings
 from frostline.runs.caching import show
-from frostline.runs.parts import SUPPLIED, make_backbone
+from frostline.runs.parts import SUPPLIED, make_backbone, takes_channels_last
 from frostline.runs.predict import device_of
 from frostline.specs import (
     BackboneSpec,
@@ -259,8 +259,8 @@ def build_probe(config: DictConfig, node: ProbeNode) -> ProbeParts:
     _check_input(data, augmentation.mixing(), node.views)
     device = device_of(config.device)
     backbone.model.requires_grad_(False).to(device)
-    speed = spec_of(config.speed, SpeedSpec)
-    extractor = Extractor(backbone.model, backbone.head, channels_last=speed.channels_last)
+    last = takes_channels_last(spec_of(config.speed, SpeedSpec), backbone.model)
+    extractor = Extractor(backbone.model, backbone.head, channels_last=last)
     boundary = extractor.boundary if isinstance(extractor.boundary, Boundary) else Boundary("")
     spec = spec_of(config.backbone, BackboneSpec)
     settings = {
@@ -268,7 +268,7 @@ def build_probe(config: DictConfig, node: ProbeNode) -> ProbeParts:
         "boundary": boundary.path,
         "architecture": [spec.name, repr(spec.kwargs), repr(spec.module)],
         **arithmetic(device),
-        "channels_last": speed.channels_last,
+        "channels_last": last,
     }
     parts = ProbeParts(data, backbone, extractor, default_store(), settings, node.views, device)
     if not parts.is_found(node.features):

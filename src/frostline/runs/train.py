@@ -33,7 +33,7 @@ from frostline.runs.resuming import Resumed, find_resumed, identity
 from frostline.runs.scoring import SAMPLE, Findings, speed_of, temperature_of, validate, with_sample, write_speed
 from frostline.runs.thaw import draw_fact, plot_name
 from frostline.runs.trainers import checkpointing, make_trainer
-from frostline.specs import MonitorSpec, SpeedSpec
+from frostline.specs import MonitorSpec
 from frostline.tasks import ScoringTask
 
 
@@ -217,7 +217,7 @@ def finish(
                 parts.adapter.merge(parts.task.model),
                 size=parts.backbone.preprocessing.size,
                 batch_size=parts.data.batch_size,
-                last=spec_of(config.speed, SpeedSpec).channels_last,
+                last=parts.task.channels_last,
             )
             write_speed(folder, found.speed)
         facts = Facts(parts.data.classes, parts.backbone.preprocessing, architecture(folder), temperature_of(folder))
