@@ -24,6 +24,7 @@ def test_the_comparison_on_few_labels_says_how_it_is_run() -> None:
     assert "pre-trained" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_probe_on_features_that_are_kept_says_how_it_is_run() -> None:
     done = subprocess.run(
         [sys.executable, BENCH / "cached_probe.py", "--help"], capture_output=True, text=True, check=True
@@ -32,18 +33,21 @@ def test_the_probe_on_features_that_are_kept_says_how_it_is_run() -> None:
     assert "forward pass" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_forward_engine_beside_the_plain_way_says_how_it_is_run() -> None:
     done = subprocess.run([sys.executable, BENCH / "engine.py", "--help"], capture_output=True, text=True, check=True)
     assert "--device" in done.stdout
     assert "pictures a second" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_grid_of_heads_says_how_it_is_run() -> None:
     done = subprocess.run([sys.executable, BENCH / "grid.py", "--help"], capture_output=True, text=True, check=True)
     assert "--heads" in done.stdout
     assert "separate" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_reading_of_pictures_is_compared(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()

@@ -72,6 +72,7 @@ def test_it_says_how_it_is_run() -> None:
     assert "scripts/bench/speed/run --folder PICTURES" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     done = command("--device", "cuda", "--output", str(tmp_path / "out"))

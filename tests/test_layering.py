@@ -18,6 +18,7 @@ LAYERS = (
     {"config", "adapters", "backbones", "freezing", "optim", "data", "metrics", "checkpoints", "storage"},
     {
         "auditing",
+        "averaging",
         "features",
         "probing",
         "tasks",
@@ -26,6 +27,7 @@ LAYERS = (
         "evaluation",
         "reports",
         "exporting",
+        "explaining",
         "serving",
     },
     {"runs"},
@@ -44,6 +46,8 @@ ONLY_IN = {
     "hydra": {"config", "runs", "cli"},
     "omegaconf": {"config", "runs", "cli"},
     "matplotlib": {"reports"},
+    "jinja2": {"reports"},
+    "captum": {"explaining"},
 }
 THE_SAME = {"pytorch_lightning": "lightning", "lightning_fabric": "lightning", "lightning_utilities": "lightning"}
 OUTSIDERS = {"errors": set(), "specs": set(), "types": {"torch"}, "freezing": {"torch"}}

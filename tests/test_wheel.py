@@ -96,6 +96,7 @@ def test_config_is_composed_from_the_packaged_conf(run):
     assert config["data"]["_target_"] == "frostline.data.DigitsData"
 
 
+@pytest.mark.slow
 def test_packaged_weights_are_found(run):
     shown = run("frostline", "inspect")
     assert "loaded" in shown

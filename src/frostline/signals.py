@@ -58,6 +58,7 @@ class StopSignals:
         self.everywhere = False
         self._interrupts = 0
         self._deferrals = 0
+        self._kept = "the run is saved first"
         self._is_ending = False
 
     def install(self) -> None:
@@ -91,13 +92,17 @@ class StopSignals:
         return bool(self._previous)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self, kept: str = "the run is saved first") -> Iterator[None]:
         """Only note signals in this block; one that nobody has taken by its end is taken there.
+
+        Args:
+            kept: what becomes of the work, for the line that says that a signal came.
 
         Raises:
             Interrupted: a signal came, and the block ended without an exception.
         """
         self._deferrals += 1
+        self._kept = kept
         try:
             yield
         finally:
@@ -163,7 +168,7 @@ class StopSignals:
             raise _interrupted(signum)
         if is_first:
             again = " Again to stop at once." if signum == signal.SIGINT else ""
-            _say(f"{name(signum)}: stopping after this step; the run is saved first.{again}")
+            _say(f"{name(signum)}: stopping after this step; {self._kept}.{again}")
 
 
 def _interrupted(signum: int) -> Interrupted:

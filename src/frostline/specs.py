@@ -324,12 +324,13 @@ class CacheMode(Enum):
 
 @dataclass
 class CacheSpec:
-    """Whether a phase that trains the classifier alone computes what comes into it once, and keeps that.
+    """Whether a phase that freezes the front of the network computes what comes out of that once, and keeps it.
 
     Attributes:
         mode: ``auto``, ``off`` or ``require``.
         views: above 1: training pictures are augmented in so many fixed ways, of which epoch e takes ``e mod views``,
-            cached or not; 1 keeps what the augmentation does, and caches where that changes nothing.
+            cached or not, unless the augmentation changes nothing; 1 keeps what the augmentation does, and caches
+            where that changes nothing.
     """
 
     mode: CacheMode = CacheMode.auto
@@ -489,6 +490,7 @@ class TrainSpec:
         name: the experiment; runs lie in ``output/name/``.
         seed: of everything random.
         test: score the test split once at the end; None means yes for a single run and no in a sweep.
+        report: write ``report.html`` at the end; None means yes for a single run and no in a sweep.
         debug: show tracebacks.
         output: the folder of all experiments.
         folder: this run's folder; filled in when it is made.
@@ -509,6 +511,7 @@ class TrainSpec:
     name: str = "train"
     seed: int = 0
     test: bool | None = None
+    report: bool | None = None
     debug: bool = False
     output: str = "outputs"
     folder: str | None = None
@@ -754,24 +757,61 @@ class EvaluateSpec:
     debug: bool = False
 
 
+class OnError(Enum):
+    """What becomes of a picture that cannot be read: ``stop`` raises, ``skip`` lists it and goes on."""
+
+    stop = "stop"
+    skip = "skip"
+
+
 @dataclass
 class PredictSpec:
     """Labels for pictures.
 
     Attributes:
         run: the run's folder.
-        images: a file, a folder (searched in depth) or a ``.txt`` list with one path a line.
-        output: a ``.csv`` or ``.parquet`` file.
+        images: a picture, a folder (searched in depth), a ``.txt`` list with a path a line, a table (``.csv``,
+            ``.tsv``, ``.parquet``, JSON lines), a ``.tar`` shard as ``data=webdataset`` has them, or a pattern of
+            pictures or shards such as ``new/*.jpg`` or ``shard-{000..127}.tar``. The rows have this order and these
+            names. Paths of a list or a table are relative to its folder.
+        image_column: of a table: the paths.
+        keep_columns: of a table: columns that go into the output.
+        image_key: of shards: the extension of the pictures, ``jpg;png`` where a sample has one of them; None takes
+            those that name a picture.
+        output: a ``.csv`` or ``.parquet`` file. While it is made, finished parts are kept in the folder
+            ``OUTPUT.parts``, from which the same command goes on.
+        overwrite: replace an output that is there.
+        calibrated: divide the logits by the temperature that the run fitted on validation, as ``serve`` and exported
+            models do; false gives the probabilities of the run's own ``predictions/``.
+        top_k: columns of the most probable classes up to this place, in place of a column of each class.
+        on_error: what becomes of a picture that cannot be read; ``skip`` lists it in ``OUTPUT.errors.csv``, without the
+            output's own suffix.
+        batch_size: pictures at a time; None keeps the run's.
+        workers: processes that decode; ``auto`` takes one per usable core, up to 8.
         device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``32-true`` or ``bf16-mixed``.
+        pixel_limit: width times height above which a picture is refused.
+        file_limit: bytes above which a picture file is refused.
         trust: import prefixes that ``backbone.module`` of the run's own config may name; only of use for such a run.
         config_dirs: the folders given with ``--config-dir``, whose targets are trusted too; filled in.
     """
 
     run: str = MISSING
     images: str = MISSING
+    image_column: str = "path"
+    keep_columns: list[str] = field(default_factory=list)
+    image_key: str | None = None
     output: str = "predictions.csv"
-    batch_size: int = 64
+    overwrite: bool = False
+    calibrated: bool = True
+    top_k: int | None = None
+    on_error: OnError = OnError.stop
+    batch_size: int | None = None
+    workers: Any = "auto"
     device: str = "auto"
+    precision: str = "32-true"
+    pixel_limit: int = 178_956_970
+    file_limit: int = 268_435_456
     trust: list[str] = field(default_factory=list)
     config_dirs: list[str] = field(default_factory=list)
     debug: bool = False
@@ -814,6 +854,93 @@ class CompareSpec:
     debug: bool = False
 
 
+class SoupKind(Enum):
+    """How the weights of runs become one model."""
+
+    greedy = "greedy"
+    uniform = "uniform"
+    wise = "wise"
+
+
+@dataclass
+class SoupNode:
+    """How weights are averaged.
+
+    Attributes:
+        kind: ``greedy`` or ``uniform`` is a mean of runs (Wortsman et al. 2022, arXiv:2203.05482); ``wise`` is the best
+            point between the backbone that one run began with and the one that it ended with (Wortsman et al. 2022,
+            arXiv:2109.01903), under the head of its end.
+        alphas: of ``wise``: shares of the end, from 0 to 1.
+        update_bn: compute running statistics of batch norms anew on training pictures: ``auto`` those that are not the
+            same in all that is averaged (which training has moved), ``true`` all, ``false`` none (they are averaged).
+        bn_pictures: at most so many training pictures for that; None takes all.
+    """
+
+    kind: SoupKind = SoupKind.greedy
+    alphas: list[float] = field(default_factory=lambda: [round(0.1 * step, 1) for step in range(11)])
+    update_bn: Any = "auto"
+    bn_pictures: int | None = 10_000
+
+
+@dataclass
+class SoupSpec:
+    """A run whose weights are made of those of finished runs.
+
+    Attributes:
+        runs: the folder of a sweep or a run, a pattern such as ``outputs/train/*``, or a list of these.
+        name: the result lies in ``output/name/``.
+        metric: of validation, by which is chosen; None is the monitor of the runs.
+        mode: whether a larger or a smaller value is better; None knows it by the monitor or by the metric's name.
+        test: score the test split once, with what was selected.
+        root: where the pictures of the runs lie now, if they moved.
+        batch_size: None keeps the runs'.
+        trust: import prefixes that a ``_target_`` in the runs' configs may have beside those of Frostline's conf.
+        config_dirs: the folders given with ``--config-dir``, whose targets are trusted too; filled in.
+    """
+
+    runs: Any = MISSING
+    name: str = "soup"
+    metric: str | None = None
+    mode: Mode | None = None
+    test: bool = True
+    debug: bool = False
+    output: str = "outputs"
+    root: str | None = None
+    batch_size: int | None = None
+    trust: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    soup: SoupNode = field(default_factory=SoupNode)
+    trainer: Any = None
+
+
+@dataclass
+class ReportSpec:
+    """A page of a finished run, or of a sweep.
+
+    Attributes:
+        run: the folder of a run or of a sweep.
+        output: the page; None is ``report.html`` in that folder.
+        metric: of a sweep, what its runs are compared by; None is their monitor.
+        mode: whether a larger or a smaller value of ``metric`` is better; None knows it by the monitor, or by its name.
+        axis: of a sweep, the hyper-parameter over which the scores are drawn; None takes the number with most values.
+        root: where the pictures of the run lie now, if they moved.
+        device: where the maps of what the model looked at are computed: ``auto``, ``cpu`` or ``cuda``.
+        trust: import prefixes that a ``_target_`` in the run's own config may have beside those of Frostline's conf.
+        config_dirs: the folders given with ``--config-dir``, whose targets are trusted too; filled in.
+    """
+
+    run: str = MISSING
+    output: str | None = None
+    metric: str | None = None
+    mode: Mode | None = None
+    axis: str | None = None
+    root: str | None = None
+    device: str = "auto"
+    trust: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    debug: bool = False
+
+
 @dataclass
 class ExportSpec:
     """A finished model in other formats.
@@ -822,6 +949,7 @@ class ExportSpec:
         run: the run's folder.
         format: ``onnx``, ``torch_export``, ``timm`` or ``openvino``, or a list of them.
         output: where the formats go; None is ``export/`` in the run's folder.
+        calibrated: whether the probabilities in the graph are those at the run's temperature; the logits never are.
         int8: write ``onnx`` and ``openvino`` in 8 bits as well, by the range of activations on training pictures.
         agreement: the least share of pictures to which the model in 8 bits must give the same label.
         split: whose pictures the formats are compared on; labels are not looked at.
@@ -837,6 +965,7 @@ class ExportSpec:
     run: str = MISSING
     format: Any = "onnx"
     output: str | None = None
+    calibrated: bool = True
     int8: bool = False
     agreement: float = 0.95
     split: str = "val"

@@ -119,6 +119,7 @@ def test_padding_that_depends_on_the_picture_merges_too(subject_of: MakeSubject)
         torch.testing.assert_close(adapter.merge(subject.model)(subject.pictures().double()), expected)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_merges(subject_of: MakeSubject) -> None:
     subject = subject_of("test_resnet")
     adapter, _ = adapted(subject)

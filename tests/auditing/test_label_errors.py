@@ -39,6 +39,7 @@ def positions(found: LabelErrors) -> set[int]:
     return {finding.places[0].index for finding in found.findings}
 
 
+@pytest.mark.slow
 def test_planted_errors_are_found_with_the_right_label() -> None:
     found_count, planted_count, false_count = 0, 0, 0
     for seed in range(400, 410):

@@ -64,6 +64,7 @@ def plain_python(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_plain_timm_gives_equal_logits_in_a_fresh_process(tmp_path: Path, kind: str) -> None:
     backbone = backbone_of(kind)

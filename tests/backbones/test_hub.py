@@ -167,6 +167,7 @@ def body_of(tensors: dict[str, torch.Tensor]) -> str:
     return str(round(sum(t.double().sum().item() for name, t in tensors.items() if not name.startswith("fc.")), 3))
 
 
+@pytest.mark.slow
 def test_a_hub_name_loads_its_weights(visits: Visits) -> None:
     file = visits.named / "model.safetensors"
     _, loaded, digest, body, _ = visits.online["hf-hub:org/name"].split()

@@ -245,6 +245,7 @@ def test_wrong_arguments_name_the_key_and_what_there_is() -> None:
         WatchNumbers("skip", -1)
 
 
+@pytest.mark.slow
 def test_ranks_skip_together_where_one_has_a_spoilt_batch(tmp_path: Path) -> None:
     environment = {**os.environ, "OUT": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", __file__]

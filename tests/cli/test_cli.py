@@ -78,6 +78,7 @@ def test_faults_exit_with_2_and_one_message(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_config_and_faults_do_not_import_torch() -> None:
     code = (
         "import sys\n"

@@ -15,7 +15,7 @@ def test_the_shipped_weights_are_found() -> None:
 
 def test_the_keys_of_a_run_are_pinned() -> None:
     keys = (
-        "name seed test debug output folder class_weights class_weights_beta lr_find run resume rerun trust "
+        "name seed test report debug output folder class_weights class_weights_beta lr_find run resume rerun trust "
         "config_dirs on_nan paper monitor data backbone freeze adapter optimizer lr augment loss regularizer metrics "
         "trainer callbacks logger speed"
     )
@@ -28,6 +28,13 @@ def test_the_keys_of_an_audit_are_pinned() -> None:
     assert list(config.keys()) == keys.split()
     of_the_node = "labels folds exclude exclude_kinds shown thresholds"
     assert list(config.audit.keys()) == of_the_node.split()
+
+
+def test_the_keys_of_a_soup_are_pinned() -> None:
+    config = compose("soup", ["runs=x"])
+    keys = "runs name metric mode test debug output root batch_size trust config_dirs soup trainer"
+    assert list(config.keys()) == keys.split()
+    assert list(config.soup.keys()) == ["kind", "alphas", "update_bn", "bn_pictures"]
 
 
 def test_the_keys_of_a_comparison_are_pinned() -> None:

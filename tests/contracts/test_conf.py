@@ -82,6 +82,7 @@ def test_its_file_says_what_it_is(group: str, option: str) -> None:
     assert isinstance(yaml.safe_load(text), dict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "option"), [item for item in OPTIONS if item[0] in RUN_GROUPS], ids=lambda value: str(value)
 )
@@ -100,6 +101,7 @@ def test_it_trains(group: str, option: str, tmp_path: Path) -> None:
             f"trainer.max_epochs={epochs}",
             f"output={tmp_path}",
             "logger=csv",
+            "report=false",
         ]
     )
     assert run.metrics["test/count"] == 269

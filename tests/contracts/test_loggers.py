@@ -14,6 +14,7 @@ TINY = [
     "data.batch_size=4",
     "trainer=cpu",
     "trainer.max_epochs=2",
+    "report=false",
 ]
 
 

@@ -194,6 +194,7 @@ def test_lightning_trains_without_a_val_split(tmp_path: Path, array_data: Source
     assert recorder.evaluated == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("hook", "steps"),

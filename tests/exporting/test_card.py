@@ -48,3 +48,11 @@ def test_a_class_name_is_text_and_not_markup() -> None:
     assert "\n# head" not in text
     assert "a\\|b" in text
     assert "\\[y\\](http" in text
+
+
+def test_a_module_that_timm_does_not_have_is_not_said_to_be_timms() -> None:
+    text = card(of_timm=False).text()
+    assert "timm.create_model" not in text
+    assert yaml.safe_load(text.split("---")[1])["library_name"] == "pytorch"
+    assert "[batch, 3, 32, 32]" in text
+    assert 'load_file("FOLDER/model.safetensors")' in text

@@ -124,3 +124,14 @@ def test_nothing_is_kept_of_a_pass_that_does_not_end(tmp_path: Path) -> None:
     assert store.find("key") is None
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".part"]
     assert torch.equal(rows(found_or_computed(store, work()).table), WANTED)
+
+
+def test_a_wait_for_another_run_is_said_and_can_be_given_up(tmp_path: Path) -> None:
+    store, said = FeatureStore(tmp_path, 1 << 20), list[str]()
+    other = FeatureStore(tmp_path, 1 << 20)
+    with other.alone("key"), pytest.raises(Stopped):
+        found_or_computed(store, work(is_stopping=iter([False, False, True]).__next__, say=said.append))
+    assert said == ["another run computes the same features; this one waits for them"]
+    # nothing is left of the lock that was waited for
+    assert found_or_computed(store, work(say=said.append)).seconds is not None
+    assert len(said) == 1

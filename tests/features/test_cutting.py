@@ -64,6 +64,7 @@ def entered(model: nn.Module, learning: frozenset[str]) -> Callable[[], None]:
     return enter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_model_is_its_parts_at_each_depth(name: str) -> None:
     model, side = made(name)

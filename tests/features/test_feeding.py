@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
-from frostline.features import FrozenBody, feeding, find_boundary
+from frostline.data import Augmentation
+from frostline.data.folder import FolderData
+from frostline.features import CachedPhases, FeatureStore, FrozenBody, Place, Verdict, feeding, find_boundary
+from frostline.specs import CacheMode
+from frostline.types import Preprocessing
 
 
 @pytest.fixture
@@ -45,3 +53,42 @@ def test_it_runs_in_eval_and_leaves_modes_and_statistics_alone(body: FrozenBody)
     assert all(torch.equal(buffer, before[name]) for name, buffer in body.model.named_buffers())
     with torch.inference_mode(), torch.inference_mode(False):
         assert not body(images).is_inference()
+
+
+def test_a_picture_that_can_be_read_by_now_has_its_features(body: FrozenBody, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name, side in (("a/0", 32), ("a/1", 96), ("b/0", 32), ("b/1", 32)):
+        path = tmp_path / "set" / "train" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(path)
+
+    def looked_up(pixel_limit: int, said: list[str]) -> tuple[torch.Tensor, list[int]]:
+        data = FolderData(
+            root=str(tmp_path / "set"),
+            batch_size=3,
+            workers=0,
+            val_fraction=0,
+            test_fraction=0,
+            pixel_limit=pixel_limit,
+        )
+        data.prepare(Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3), Augmentation(), seed=0)
+        place = Place(body.boundary)
+        verdict = Verdict("probe", CacheMode.auto, views=1, epochs=2, place=place)
+        store = FeatureStore(tmp_path / "store", 1 << 20)
+        feed = CachedPhases([verdict], [body], data, store, said.append)("train", train=True, epoch=0)
+        assert feed.features is not None
+        table = feed.features(0)
+        return table.rows(np.arange(4)), list(table.faults)
+
+    said: list[str] = []
+    rows, faults = looked_up(64 * 64, said)
+    assert faults == [1]
+    assert rows.isnan().any(dim=1).tolist() == [False, True, False, False]
+    # its content is the same, and so is what the features are known by
+    mended, faults = looked_up(1000 * 1000, said)
+    assert faults == []
+    assert mended.isfinite().all()
+    assert torch.equal(mended[[0, 2, 3]], rows[[0, 2, 3]])
+    again, _ = looked_up(1000 * 1000, said)
+    assert torch.equal(again, mended)
+    assert [line.rpartition(": ")[2].partition(" ")[0] for line in said] == ["computed", "computed", "found"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import timm
@@ -13,6 +16,7 @@ import torch
 from torch import nn
 
 from frostline.features.boundary import find_boundary
+from frostline.features.code import code_of
 from frostline.features.keys import arithmetic, body_hash, body_tensors, feature_key
 
 
@@ -80,6 +84,7 @@ def test_a_copy_and_another_dtype() -> None:
     assert hash_of(copy.deepcopy(one).bfloat16()) != hash_of(one)
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_hash() -> None:
     code = """
         import timm, torch
@@ -101,3 +106,116 @@ def test_a_key_is_of_all_its_content() -> None:
     assert feature_key(dict(reversed(content.items()))) == key
     assert feature_key({**content, "view": 1}) != key
     assert feature_key({**content, "settings": arithmetic(torch.device("cuda"))}) != key
+
+
+OWN = """
+import torch
+from torch import nn
+import own_layers
+from own_layers import squash
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.last = lambda x: x
+
+    def forward(self, x):
+        return self.head(self.pooled(self.last(squash(self.conv(x)))))
+
+    def pooled(self, x):
+        return own_layers.scaled(x).mean((2, 3))
+"""
+LAYERS = """
+import torch
+SCALE = 1
+def squash(x): return torch.tanh(x) if x.device.type in {"cpu", "cuda", "mps"} else x
+def scaled(x): return x * SCALE
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("squash(self.conv(x))", "self.conv(x)"),
+        ("lambda x: x", "lambda x: x + 1"),
+        ("(2, 3)", "(3, 2)"),
+        ("torch.tanh(x)", "torch.sigmoid(x)"),
+        ("SCALE = 1", "SCALE = 2"),
+        ("x * SCALE", "x + SCALE"),
+    ],
+)
+def test_the_code_of_a_module_of_ones_own_counts(
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def loaded(net: str, layers: str) -> nn.Module:
+        (tmp_path / "own_net.py").write_text(net)
+        (tmp_path / "own_layers.py").write_text(layers)
+        for name in ("own_net", "own_layers"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        torch.manual_seed(0)
+        found: nn.Module = importlib.import_module("own_net").Net()
+        return found
+
+    one = loaded(OWN, LAYERS)
+    boundary = find_boundary(one, "head")
+    before = body_hash(one, boundary)
+    for _ in range(20):  # which the interpreter makes faster code of
+        one(torch.zeros(1, 3, 8, 8))
+    assert body_hash(one, boundary) == before
+    assert body_hash(loaded(OWN, LAYERS), boundary) == before
+    assert body_hash(loaded(OWN.replace(old, new), LAYERS.replace(old, new)), boundary) != before
+
+
+def test_the_code_of_ones_own_is_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_net.py").write_text(OWN)
+    (tmp_path / "own_layers.py").write_text(LAYERS)
+    script = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from own_net import Net
+        from frostline.features.code import code_of
+        print(repr(list(code_of([Net()]))))
+    """
+    # the order of a set follows from it
+    seed = next(seed for seed in "123" if seed != os.environ.get("PYTHONHASHSEED"))
+    told = subprocess.run(
+        [sys.executable, "-B", "-c", textwrap.dedent(script), str(tmp_path)],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = list(code_of([importlib.import_module("own_net").Net()]))
+    for name in ("own_net", "own_layers"):
+        monkeypatch.delitem(sys.modules, name)
+    assert told == repr(lines)
+    assert "own_layers.squash" in lines
+
+
+def test_a_tensor_counts_that_a_module_above_has_too() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 3)
+            self.body = nn.Linear(3, 3)
+            self.body.weight = self.head.weight
+
+    one = Tied()
+    before = body_hash(one, find_boundary(one, "head"))
+    with torch.no_grad():
+        one.head.weight.add_(1)
+    assert body_hash(one, find_boundary(one, "head")) != before
+
+
+def test_a_tensor_counts_that_is_no_buffer() -> None:
+    one = model()
+    one.table = torch.zeros(3)
+    before = hash_of(one)
+    one.table = torch.ones(3)
+    assert hash_of(one) != before

@@ -19,6 +19,12 @@ def test_with_all_classes_they_are_scikit_learns() -> None:
     assert float(balanced.compute()) == pytest.approx(balanced_accuracy_score(labels, SCORES.argmax(1)), abs=1e-6)
 
 
+def test_one_class_alone_has_no_area() -> None:
+    auroc = Auroc(4)
+    auroc.update(SCORES, torch.full((40,), 2))
+    assert auroc.compute().isnan()
+
+
 def test_a_class_without_pictures_does_not_count() -> None:
     labels = torch.arange(40) % 3
     auroc, balanced = Auroc(4), BalancedAccuracy(4)

@@ -81,6 +81,17 @@ def test_a_head_of_standardized_features_takes_them_as_they_are() -> None:
     torch.testing.assert_close(linear.after(scale).logits(features), linear.logits(scaled), rtol=1e-3, atol=1e-3)
 
 
+def test_a_feature_that_differs_by_rounding_alone_is_constant() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1000, 4, generator=generator)
+    features[:, 3] = 0.37
+    features[-5:, 3] = features[0, 3].nextafter(torch.tensor(1.0))  # as a last, smaller batch gives
+    scale = Scale.of(features)
+    assert scale.deviation[3] == 1
+    linear = Linear(torch.randn(5, 4, generator=generator), torch.zeros(5))
+    torch.testing.assert_close(linear.after(scale).logits(features), linear.logits(scale(features)), rtol=0, atol=1e-5)
+
+
 def candidate(accuracy: float, loss: float, kind: str = "head") -> Candidate:
     linear = Linear(torch.zeros(2, 1), torch.zeros(2))
     return Candidate(kind, FeatureChoice.last, {}, Scores(accuracy, loss), linear)

@@ -17,6 +17,7 @@ TINY = [
     "data.batch_size=8",
     "trainer=cpu",
     "trainer.max_epochs=2",
+    "report=false",
 ]
 
 

@@ -111,6 +111,7 @@ def assert_same(one: RunFolder, other: RunFolder, tolerance: float = 0.0) -> Non
         assert values == (pytest.approx(said[1][column], rel=tolerance, abs=tolerance) if numbers else said[1][column])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_cached_equals_uncached(name: str, run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]) -> None:
     settings = [f"backbone.name={name}", *MODELS[name], "data.batch_size=7", "optimizer.lr=0.05"]
@@ -124,6 +125,7 @@ def test_cached_equals_uncached(name: str, run: Callable[..., RunFolder], capsys
     assert_same(cached, plain, tolerance=1e-5)
 
 
+@pytest.mark.slow
 def test_the_digits_are_probed_bitwise_alike(run: Callable[..., RunFolder]) -> None:
     digits = ["data=digits", "data.labels_per_class=32", "data.workers=0", "data.batch_size=32", "lr_find=true"]
 
@@ -132,6 +134,7 @@ def test_the_digits_are_probed_bitwise_alike(run: Callable[..., RunFolder]) -> N
     assert "lr_find/lr" in scores(cached)
 
 
+@pytest.mark.slow
 def test_what_cannot_hold_is_refused_before_the_first_step(
     run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +145,7 @@ def test_what_cannot_hold_is_refused_before_the_first_step(
     assert capsys.readouterr().out.count("phase probe is not cached: augment changes") == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_is_computed_anew(
     run: Callable[..., RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +161,7 @@ def test_a_damaged_entry_is_computed_anew(
     assert shown.count("computed in") == 3
 
 
+@pytest.mark.slow
 def test_without_a_folder_to_keep_them_features_last_for_the_run(
     run: Callable[..., RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +187,7 @@ FRONTS: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FRONTS)
 def test_training_above_a_frozen_front_is_the_same_cached_or_not(
     name: str, run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
@@ -209,6 +215,7 @@ def phases_of(**trained: str) -> str:
     return "freeze.phases={" + ", ".join(parts) + "}"
 
 
+@pytest.mark.slow
 def test_each_phase_of_gradual_unfreezing_has_its_own_front(
     run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +234,7 @@ def test_each_phase_of_gradual_unfreezing_has_its_own_front(
     assert_same(cached, run(*phases, *off), tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_a_front_that_two_phases_and_another_run_share_is_computed_once(
     run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +249,7 @@ def test_a_front_that_two_phases_and_another_run_share_is_computed_once(
     assert "features of 6 test pictures: found" in shown
 
 
+@pytest.mark.slow
 def test_a_front_is_cached_in_a_run_that_is_stopped_and_goes_on(
     tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -261,6 +270,7 @@ def test_a_front_is_cached_in_a_run_that_is_stopped_and_goes_on(
 # --- nothing is paid for twice ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_run_has_no_forward_pass_through_the_body(run: Callable[..., RunFolder]) -> None:
     with pictures_seen(timm.models.resnet.ResNet) as seen:
         run("optimizer.lr=0.01")
@@ -272,6 +282,7 @@ def test_a_second_run_has_no_forward_pass_through_the_body(run: Callable[..., Ru
     assert scores(second)["test/count"] == 6
 
 
+@pytest.mark.slow
 def test_heads_of_other_seeds_share_the_features_of_pretrained_weights(
     run: Callable[..., RunFolder], tmp_path: Path
 ) -> None:
@@ -300,6 +311,7 @@ def computed(run: Callable[..., RunFolder]) -> Callable[..., int]:
     return count
 
 
+@pytest.mark.slow
 def test_another_picture_is_another_key(computed: Callable[..., int], pictures: Path, tmp_path: Path) -> None:
     root = shutil.copytree(pictures, tmp_path / "pictures")
     assert computed(root=root) == 48
@@ -311,6 +323,7 @@ def test_another_picture_is_another_key(computed: Callable[..., int], pictures: 
     assert computed(root=moved) == 0
 
 
+@pytest.mark.slow
 def test_another_input_is_another_key(computed: Callable[..., int]) -> None:
     assert computed() == 48
     assert computed("data.size=40") == 48
@@ -321,6 +334,7 @@ def test_another_input_is_another_key(computed: Callable[..., int]) -> None:
     assert computed() == 0
 
 
+@pytest.mark.slow
 def test_another_tensor_of_the_body_is_another_key(computed: Callable[..., int], tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -346,6 +360,7 @@ def test_another_tensor_of_the_body_is_another_key(computed: Callable[..., int],
 # --- in a run with everything -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_end(
     tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -377,11 +392,13 @@ def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_end(
     assert_same(straight, stopped)
 
 
+@pytest.mark.slow
 def test_averaged_heads_are_scored(run: Callable[..., RunFolder]) -> None:
     averaged = ["callbacks=ema", "callbacks.ema.decay=0.5", "data.batch_size=8"]
     assert_same(run(*averaged, REQUIRED), run(*averaged, OFF), tolerance=1e-5)
 
 
+@pytest.mark.slow
 def test_a_probe_is_cached_and_what_follows_it_is_not(
     run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -403,6 +420,7 @@ def spoilt(pictures: Path, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_is_skipped_alike(run: Callable[..., RunFolder], spoilt: Path) -> None:
     skipping = ["data.on_error=skip", "data.batch_size=8"]
     plain = run(*skipping, OFF, root=spoilt)
@@ -414,6 +432,7 @@ def test_a_picture_that_cannot_be_read_is_skipped_alike(run: Callable[..., RunFo
         assert rows(cached.path / "skipped.csv") == rows(plain.path / "skipped.csv")
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_stops_a_run_that_says_so(
     run: Callable[..., RunFolder], spoilt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -426,6 +445,7 @@ def test_a_picture_that_cannot_be_read_stops_a_run_that_says_so(
 # --- fixed views ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
 def test_fixed_views_are_the_same_cached_or_not(
     sampler: str, run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
@@ -440,6 +460,7 @@ def test_fixed_views_are_the_same_cached_or_not(
     assert weights(cached).keys() == weights(run("augment=light", "trainer.max_epochs=5")).keys()
 
 
+@pytest.mark.slow
 def test_fixed_views_are_not_fresh_ones(run: Callable[..., RunFolder]) -> None:
     augmented = ["augment=light", "trainer.max_epochs=3", OFF]
     one, other = run(*augmented), run(*augmented, "freeze.phases.probe.cache.views=2")

@@ -50,6 +50,7 @@ def straight(tiny: list[str], pictures: Path, tmp_path_factory: pytest.TempPathF
     return cwd
 
 
+@pytest.mark.slow
 def test_no_tensor_of_two_ranks_diverges_through_thawing_and_freezing_again(straight: Path) -> None:
     steps = lines_of(straight / "ranks.jsonl", "step")
     assert [(line["step"], line["phase"]) for line in steps] == [
@@ -72,6 +73,7 @@ def test_no_tensor_of_two_ranks_diverges_through_thawing_and_freezing_again(stra
     assert [(row["phase"], row["step"]) for row in record] == [("probe", "0"), ("full", "2"), ("refrozen", "4")]
 
 
+@pytest.mark.slow
 def test_without_the_new_wrapper_they_diverge(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     """The negative control: the same run and the same look, with the re-wrap left out."""
     without = "+callbacks.without={_target_: comparing.WithoutRewrap}"
@@ -84,6 +86,7 @@ def test_without_the_new_wrapper_they_diverge(tiny: list[str], pictures: Path, t
     assert steps[3]["farthest"] > 1e-6
 
 
+@pytest.mark.slow
 def test_stopped_in_a_later_phase_two_ranks_go_on_the_same(
     straight: Path, tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_and_what_is_declared_changes(sharded: list[dict[str, Any]]) -> None:
     _, groups = build()
     before = sharded[0]["start"]

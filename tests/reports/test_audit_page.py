@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
-from frostline.errors import ConfigError
 from frostline.reports import AuditPage, PageFinding, PagePicture, PageSection, PageTable, audit_page
 
 EVIL = "<script>alert('x')</script>\"&.png"
@@ -109,9 +106,3 @@ def test_a_name_that_is_no_text_does_not_stop_it(tmp_path: Path) -> None:
         tmp_path / "page.html", page(section("blank", 0.5, [PageFinding("p", [PagePicture(name, "train", "a")])]))
     )
     assert ".png" in found.text
-
-
-def test_without_jinja_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ConfigError, match=r"frostline\[audit\]"):
-        audit_page(tmp_path / "page.html", page())

@@ -40,6 +40,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_cannot_hold_is_refused_with_the_reason_where_it_is_required(reason: str) -> None:
     with pytest.raises(ConfigError, match=reason) as refused:
@@ -51,6 +52,7 @@ def test_what_cannot_hold_is_refused_with_the_reason_where_it_is_required(reason
     assert any(reason in note for note in plan.notes()) == ("at the stem" not in reason)
 
 
+@pytest.mark.slow
 def test_what_forbids_it_in_a_later_phase() -> None:
     after = [
         "freeze.phases.full={train: all, until: {epochs: 2}}",
@@ -67,6 +69,7 @@ def test_what_forbids_it_in_a_later_phase() -> None:
     assert averaged.verdicts[0].is_cached
 
 
+@pytest.mark.slow
 def test_it_is_cached_where_epochs_exceed_views() -> None:
     assert planned("trainer.max_epochs=2").sentences(80)["probe"] == (
         "yes, before fc: 80 pictures x 96 x 4 bytes = 30.7 kB; 2 epochs > 1 view; 100.0% of a forward pass is frozen, "
@@ -76,6 +79,9 @@ def test_it_is_cached_where_epochs_exceed_views() -> None:
     views = ["augment=light", "freeze.phases.probe.cache.views=4"]
     assert planned(*views, "trainer.max_epochs=4").sentences(80)["probe"] == "no: it does not pay: 4 epochs <= 4 views"
     assert planned(*views, "trainer.max_epochs=5").verdicts[0].is_cached
+    # all four would be the same
+    verdict = planned(views[1], "augment=none", "trainer.max_epochs=2").verdicts[0]
+    assert (verdict.is_cached, verdict.views) == (True, 1)
     required = planned(*views, "trainer.max_epochs=2", "freeze.phases.probe.cache.mode=require")
     assert required.verdicts[0].is_cached
 
@@ -192,6 +198,7 @@ def titles(plan: CachePlan) -> list[str]:
     return [verdict.place.cut.title if verdict.place else "" for verdict in plan.verdicts]
 
 
+@pytest.mark.slow
 def test_each_phase_has_its_own_cut() -> None:
     phases = {"probe": "head", "two": "head + top:2", "one": "head + top:1", "again": "head + top:2", "all": "all"}
     written = ", ".join(f"{name}: {{train: '{train}', until: {{epochs: 2}}}}" for name, train in phases.items())
@@ -207,6 +214,7 @@ def test_each_phase_has_its_own_cut() -> None:
     assert best.verdicts[3].is_cached
 
 
+@pytest.mark.slow
 def test_a_walk_is_cut_below_all_that_it_reaches() -> None:
     walk = "walk: {order: top_down, by: 1, each: {epochs: 2}, mode: add}"
     plan = planned(f"freeze.phases.probe={{train: 'head + top:2', {walk}}}", "trainer.max_epochs=6")
@@ -214,6 +222,7 @@ def test_a_walk_is_cut_below_all_that_it_reaches() -> None:
     assert titles(planned("freeze=gradual", "trainer.max_epochs=20")) == [""]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "title"),
     [
@@ -228,6 +237,7 @@ def test_what_is_random_above_the_cut_is_no_reason_against(more: list[str], titl
     assert titles(planned(*more)) == [title]
 
 
+@pytest.mark.slow
 def test_more_than_the_cache_may_hold_is_not_computed() -> None:
     wide = [TOP, "data.size=32", "trainer.max_epochs=3"]
     size = (80 + 269 + 269) * 192 * 2 * 2 * 4

@@ -34,6 +34,7 @@ def table_of(sweep: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_train_ends_with_its_folder(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     own = ["data=folder", f'data.root="{os.path.relpath(pictures, tmp_path)}"']
     done = frostline_command("train", *tiny, *own, cwd=tmp_path)
@@ -46,6 +47,7 @@ def test_train_ends_with_its_folder(tiny: list[str], pictures: Path, tmp_path: P
         assert part in done.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_score_every_picture_once(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     own = ["data=folder", f'data.root="{pictures}"', "trainer=ddp_cpu"]
     done = frostline_command("train", *tiny, *own, cwd=tmp_path)
@@ -67,6 +69,7 @@ def test_two_processes_score_every_picture_once(tiny: list[str], pictures: Path,
     assert again["prediction"] == table["prediction"]
 
 
+@pytest.mark.slow
 def test_a_sweep_names_the_job_that_failed_and_finishes_the_others(
     tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +95,7 @@ def test_a_sweep_names_the_job_that_failed_and_finishes_the_others(
     assert not list((tmp_path / "outputs").rglob("test_looks.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_sweep_scores_the_test_split_when_asked(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     own = ["data=folder", f'data.root="{pictures}"', "trainer.max_epochs=1", "test=true", "trainer=ddp_cpu"]
     done = frostline_command("train", "-m", *tiny, *own, "freeze=linear_probe,full", cwd=tmp_path)
@@ -107,6 +111,7 @@ def test_a_sweep_scores_the_test_split_when_asked(tiny: list[str], pictures: Pat
     assert "test split scored 2 times, by this run and 1 other" in done.stdout
 
 
+@pytest.mark.slow
 def test_predict_labels_a_folder(finished: frostline.Run, pictures: Path, tmp_path: Path) -> None:
     done = frostline_command(
         "predict", f"run={finished.path}", f'images="{pictures}/test"', "output=p.csv", cwd=tmp_path
@@ -120,6 +125,7 @@ def test_predict_labels_a_folder(finished: frostline.Run, pictures: Path, tmp_pa
     assert sums == pytest.approx([1.0] * 21)
 
 
+@pytest.mark.slow
 def test_inspect_writes_what_it_shows_and_trains_nothing(tmp_path: Path) -> None:
     done = frostline_command("inspect", "freeze=last_n", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -133,6 +139,7 @@ def test_inspect_writes_what_it_shows_and_trains_nothing(tmp_path: Path) -> None
     assert {path.name for path in folder.iterdir()} == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "code", "part"),
     [
@@ -159,6 +166,7 @@ def test_faults_are_one_message_and_no_whole_folder(overrides: list[str], code: 
     assert len(list(tmp_path.rglob("failure.json"))) == 1
 
 
+@pytest.mark.slow
 def test_a_fault_on_another_rank_names_the_picture(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(pictures, broken)
@@ -172,6 +180,7 @@ def test_a_fault_on_another_rank_names_the_picture(tiny: list[str], pictures: Pa
     assert done.returncode == 3, done.stderr
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = frostline_command("train", "data=folder", "data.root=absent", "debug=true", cwd=tmp_path)
     assert done.returncode == 3

@@ -24,7 +24,9 @@ from frostline.runs import compare as command
 from frostline.runs.compare import compare, larger_is_better
 from frostline.runs.compare_runs import find_runs
 from frostline.runs.compare_tables import ComparisonTable, as_latex, as_markdown, latex_text
-from frostline.runs.folder import write_json
+from frostline.runs.folder import RunFolder, write_json
+from frostline.runs.identity import recorded_splits
+from frostline.runs.ledger import look
 from frostline.specs import Mode
 
 PICTURES = 200
@@ -86,6 +88,7 @@ def table(sweep: Path) -> ComparisonTable:
     return compared(sweep)
 
 
+@pytest.mark.slow
 def test_scipy_says_the_same_of_a_sweep(sweep: Path, table: ComparisonTable) -> None:
     assert table.columns == ["freeze"]
     written = rows_in(sweep / "compare" / "test_accuracy.csv")
@@ -194,6 +197,69 @@ def test_runs_that_do_not_differ_are_not_sure_either(tmp_path: Path) -> None:
     assert row.interval == pytest.approx((0.95 - 1.96 * 0.0154, 0.95 + 1.96 * 0.0154), abs=0.006)
 
 
+def test_folds_of_other_sizes_that_are_all_right_are_not_sure(tmp_path: Path) -> None:
+    sizes = (30, 30, 29)
+    runs = [
+        finished_run(
+            tmp_path / f"{fold}-{seed}",
+            *("data.folds=3", f"data.fold={fold}", f"seed={seed}"),
+            right=[True] * size,
+            pictures=f"fold{fold}-",
+        )
+        for fold, size in enumerate(sizes)
+        for seed in range(2)
+    ]
+    (row,) = compared(runs, output=tmp_path / "out").rows
+    assert row.interval == pytest.approx((0.025 ** (1 / sum(sizes)), 1.0))
+
+
+def test_a_row_that_leads_over_the_shared_runs_is_not_called_worse(tmp_path: Path) -> None:
+    """The seeds that only one row has are the good ones, so that its mean is higher though it loses seed by seed."""
+    values = {"full": [0.90, 0.902, 0.90, 0.99, 0.992], "lp_ft": [0.92, 0.922, 0.921]}
+    runs = [
+        finished_run(tmp_path / f"{freeze}{seed}", f"freeze={freeze}", f"seed={seed}", scores={"test/accuracy": value})
+        for freeze, some in values.items()
+        for seed, value in enumerate(some)
+    ]
+    table = compared(runs, output=tmp_path / "out")
+    difference, p = table.against_best(1) or (0.0, None)
+    assert difference > 0
+    assert p is not None
+    assert p < 0.001
+    assert [table.verdict(number) for number in range(2)] == ["best", "unclear"]
+    assert "lp_ft is ahead over the runs that it shares with the best row" in " ".join(table.notes)
+
+
+def test_it_is_said_how_often_the_test_split_was_scored(tmp_path: Path) -> None:
+    runs = [finished_run(tmp_path / f"{seed}", f"seed={seed}", right=wrong(seed)) for seed in range(3)]
+    split = recorded_splits(RunFolder(runs[0]))["test"]
+    for run in runs:
+        look(RunFolder(run), split, pictures=PICTURES, command="train", output=str(tmp_path))
+    look(RunFolder(runs[0]), "f" * 64, pictures=9, command="evaluate", output=str(tmp_path))
+    table = compared(runs, output=tmp_path / "out")
+    assert any("the test split has been scored 3 times" in note for note in table.notes)
+    assert "scored 3 times" in as_markdown(table)
+    lines = (tmp_path / "test_looks.jsonl").read_text().splitlines()
+    assert len(lines) == 4  # a comparison is no look
+
+
+def test_latex_takes_no_cell_for_its_own_and_signs_are_those_of_mathematics(tmp_path: Path) -> None:
+    runs = [
+        finished_run(
+            tmp_path / f"{beta}-{seed}",
+            *(f"+optimizer.betas=[0.9,{beta}]", f"seed={seed}"),
+            scores={"test/accuracy": 0.5 + 0.1 * seed},
+        )
+        for beta in (0.9, 0.99)
+        for seed in range(2)
+    ]
+    text = as_latex(compared(runs, output=tmp_path / "out"))
+    assert "\\midrule\n{}[0.9, 0.9] & " in text
+    assert "\\\\\n{}[0.9, 0.99] & " in text
+    assert " & $-0.0853$ to 1.1853 & " in text
+
+
+@pytest.mark.slow
 def test_folds_are_no_independent_samples(tmp_path: Path) -> None:
     """Five folds of 40 pictures, two seeds each: five values, corrected for the training pictures that they share."""
     runs = [
@@ -220,6 +286,7 @@ def test_folds_are_no_independent_samples(tmp_path: Path) -> None:
     assert table.verdict(1) == "worse"
 
 
+@pytest.mark.slow
 def test_names_come_from_the_content_where_nothing_was_typed(tmp_path: Path) -> None:
     settings = (["freeze=lp_ft"], ["freeze=lp_ft", "freeze.phases.probe.until.fraction=0.3"], [], ["optimizer.lr=0.01"])
     runs = [
@@ -260,6 +327,7 @@ def test_a_run_that_was_made_again_counts_once(tmp_path: Path) -> None:
     assert sum("made again" in note for note in table.notes) == 1
 
 
+@pytest.mark.slow
 def test_by_chooses_the_columns_and_says_what_it_takes_together(tmp_path: Path) -> None:
     runs = [
         finished_run(tmp_path / f"{freeze}{rate}", f"freeze={freeze}", f"optimizer.lr={rate}", right=wrong(*range(at)))
@@ -393,6 +461,10 @@ def test_which_way_is_better() -> None:
     assert [larger_is_better(name, None) for name in ("test/accuracy", "val/loss", "seconds")] == [True, False, False]
     assert [larger_is_better(name, None) for name in ("test/top5_accuracy", "images_per_second")] == [True, True]
     assert larger_is_better("val/mine", Mode.min) is False
+    calibrated = ("test/ece_calibrated", "test/brier_calibrated", "test/nll_calibrated")
+    assert [larger_is_better(name, None) for name in calibrated] == [False] * 3
+    # of training less held out: the larger, the more the model only knows its training pictures
+    assert [larger_is_better(name, None) for name in ("gap/accuracy", "gap/nll")] == [False, True]
     with pytest.raises(ConfigError, match="mode=max or mode=min"):
         larger_is_better("val/mine", None)
 
@@ -421,6 +493,7 @@ def test_runs_of_several_places_get_a_folder_of_their_own(
     assert (folder / "test_accuracy.svg").is_file()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_says_why(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a run nor a sweep"):
         compared(tmp_path)

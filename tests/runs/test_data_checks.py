@@ -114,6 +114,7 @@ def test_train_says_what_it_sees_and_strict_stops_it(root: Path, tmp_path: Path,
     assert "audit" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_evaluate_sees_other_pictures(root: Path, tmp_path: Path, capfd: Any) -> None:
     run = frostline.train([*TINY, *SHORT, f"data.root={root}", f"output={tmp_path / 'runs'}"])
     first = evaluated(run.path)

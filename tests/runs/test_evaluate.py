@@ -32,6 +32,7 @@ def test_evaluation_repeats_what_training_scored(finished: frostline.Run) -> Non
     assert evaluated(finished.path, "split=train", "batch_size=3")["train/count"] == 30
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_scored_as_they_are_saved(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     own = ["data=folder", f'data.root="{pictures}"', f"output={tmp_path}", "callbacks=ema", "monitor.metric=val/loss"]
     run = frostline.train([*tiny, *own, "monitor.mode=min", "trainer.max_epochs=4", "loss=label_smoothing"])
@@ -128,6 +129,7 @@ def test_training_pictures_are_scored_as_validation_is(finished: frostline.Run) 
     assert evaluated(finished.path, "split=train")["train/accuracy"] == pytest.approx(metrics["train_sample/accuracy"])
 
 
+@pytest.mark.slow
 def test_each_later_look_at_the_test_split_is_counted_and_said(
     tiny: list[str], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,3 +191,23 @@ def test_a_run_from_before_temperatures_gets_one_from_its_validation_pictures(
     (copy / "calibration.json").write_text("[")
     with pytest.raises(StorageError, match="cannot be read"):
         evaluated(copy, "split=test")
+
+
+def test_what_an_earlier_model_scored_does_not_stay_with_the_next(
+    tiny: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    own = [
+        "data=folder",
+        f'data.root="{pictures}"',
+        f"output={tmp_path}",
+        "monitor.metric=val/loss",
+        "monitor.mode=min",
+    ]
+    run = frostline.train([*tiny, *own, "trainer.max_epochs=1"])
+    assert (run.path / "evaluation" / "test.json").is_file()
+    more = frostline.resume(run.path, ["trainer.max_epochs=6", "test=false"])
+    assert "test/accuracy" not in more.metrics
+    assert not (run.path / "evaluation" / "test.json").exists()
+    assert not (run.path / "predictions" / "test.parquet").exists()
+    assert (run.path / "evaluation" / "val.json").is_file()
+    assert "No separate test split" in (run.path / "model" / "README.md").read_text(encoding="utf-8")

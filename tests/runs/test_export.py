@@ -15,7 +15,14 @@ from PIL import Image
 import frostline
 from frostline.data import evaluation_transform
 from frostline.errors import ConfigError, StorageError
+from frostline.evaluation import Temperature
+from frostline.exporting import Facts
+from frostline.runs.cards import write_card
 from frostline.runs.export import _batches, export
+from frostline.runs.folder import RunFolder
+from frostline.runs.identity import recorded_splits
+from frostline.runs.ledger import look
+from frostline.runs.scoring import write_temperature
 from frostline.types import Preprocessing
 
 
@@ -54,6 +61,7 @@ def frostline_graph(made: Preprocessing) -> torch.nn.Module:
     return Images()
 
 
+@pytest.mark.slow
 def test_formats_of_a_run_with_a_card(run: frostline.Run, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     export(asked(run, "format=[timm,onnx]"))
@@ -75,6 +83,40 @@ def test_formats_of_a_run_with_a_card(run: frostline.Run, capsys: pytest.Capture
     export(asked(run, "format=timm"))
 
 
+def test_a_card_has_the_test_scores_of_a_later_evaluation(run: frostline.Run, tmp_path: Path) -> None:
+    """As of the best run of a sweep, which leaves the test split alone."""
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    scores = {name: value for name, value in folder.read_metrics().items() if not name.startswith("test/")}
+    facts = Facts(run.labels, Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3), "resnet18")
+    text = write_card(folder, facts, scores).read_text(encoding="utf-8")
+    interval = json.loads(folder.evaluation("test").read_text(encoding="utf-8"))["scores"]["accuracy"]
+    shown = f"| {interval['value']:.4f} | {interval['low']:.4f} to {interval['high']:.4f} |"
+    assert f"| test | accuracy {shown}" in text
+    assert "No separate test split" not in text
+    assert "has been scored" not in text
+    # by then other runs have seen the same pictures
+    split = recorded_splits(folder)["test"]
+    for number in range(3):
+        (tmp_path / f"{number}" / "model").mkdir(parents=True)
+        look(RunFolder(tmp_path / f"{number}"), split, pictures=21, command="train", output=str(tmp_path))
+    assert "The test split has been scored 3 times" in write_card(folder, facts, scores).read_text(encoding="utf-8")
+    folder.evaluation("test").unlink()
+    assert "No separate test split" in write_card(folder, facts, scores).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_the_temperature_is_optional(run: frostline.Run, tmp_path: Path, calibrated: bool) -> None:
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    write_temperature(folder, Temperature(2.0, 15))
+    export(asked(frostline.load(folder.path), "format=torch_export", f"calibrated={str(calibrated).lower()}"))
+    made = torch.export.load(folder.path / "export" / "torch_export" / "model.pt2").module()
+    logits, probabilities = made(torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8))
+    torch.testing.assert_close(probabilities, (logits / (2.0 if calibrated else 1.0)).softmax(dim=1))
+    facts = json.loads((folder.path / "export" / "torch_export" / "facts.json").read_text())
+    assert float(facts["temperature"]) == (2.0 if calibrated else 1.0)
+    assert "divide the logits by 2 " in (folder.model / "README.md").read_text()
+
+
 def test_another_folder_is_not_overwritten(run: frostline.Run, tmp_path: Path) -> None:
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "mine.txt").write_text("keep")
@@ -88,6 +130,8 @@ def test_another_folder_is_not_overwritten(run: frostline.Run, tmp_path: Path) -
     [
         (["format=onxx"], "format=onxx is none(.|\n)*onnx"),
         (["format=timm", "int8=true"], "int8=true is for onnx and openvino"),
+        (["format=timm", "pictures=0"], "pictures=0: parity takes a picture"),
+        (["format=[]"], "format=(.|\n)*names none"),
         (["format=timm", "split=tset"], "split=tset: this data set has none"),
     ],
 )

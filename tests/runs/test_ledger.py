@@ -58,6 +58,20 @@ def test_an_output_folder_that_was_moved_keeps_its_count(tmp_path: Path) -> None
     assert ledger_of(alone, str(before)) == alone.path.parent / LEDGER
 
 
+def test_a_link_to_a_run_does_not_start_anew(tmp_path: Path) -> None:
+    output, elsewhere = tmp_path / "output", tmp_path / "elsewhere"
+    folder = run_in(output, "one")
+    seen(folder, "train", output=output)
+    elsewhere.mkdir()
+    (elsewhere / "best").symlink_to(folder.path)
+    (tmp_path / "linked").symlink_to(output)
+    for path in (elsewhere / "best", tmp_path / "linked" / "train" / "one"):
+        for named in (output, tmp_path / "linked", None):
+            assert ledger_of(RunFolder(path), str(named) if named else None) == output / LEDGER
+    found = seen(RunFolder(elsewhere / "best"), output=output)
+    assert found.sentence == "test split scored 2 times, all by this run"
+
+
 def test_a_line_that_was_cut_short_costs_that_line_alone(tmp_path: Path) -> None:
     folder = run_in(tmp_path, "one")
     seen(folder, output=tmp_path)

@@ -81,6 +81,7 @@ def predicted(run: Path, images: Path, output: Path, *overrides: str) -> list[di
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_it_trains_in_phases_and_says_what_it_is(trained: frostline.Run) -> None:
     with trained.folder.schedule.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -157,12 +158,14 @@ def own_run(own: Path, place: list[str]) -> frostline.Run:
     return frostline.train(compose_own(own, place, "augment=standard", "callbacks=ema"))
 
 
+@pytest.mark.slow
 def test_a_persons_own_module_trains_and_evaluates(own_run: frostline.Run) -> None:
     assert own_run.model.out.out_features == 3
     scores = evaluated(own_run.path, "trust=[ownnets]")
     assert scores["test/loss"] == pytest.approx(own_run.metrics["test/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_goes_on_bitwise_the_same(own: Path, own_run: frostline.Run, place: list[str], tmp_path: Path) -> None:
     stop = stopped_at(tmp_path / "marks", ["on_train_batch_end:1", "on_train_batch_end:3"])
     folder = prepare(compose_own(own, place, "augment=standard", "callbacks=ema", f"output={tmp_path}", stop), [])

@@ -211,6 +211,7 @@ def test_batch_norm_does_not_learn_from_single_pictures(prepare: Prepare) -> Non
     assert "data.batch_size=2" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -246,6 +247,7 @@ def test_a_single_picture_for_each_process_is_seen(prepare: Prepare) -> None:
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_several_phases_on_several_processes_are_fine(prepare: Prepare) -> None:
     flight = prepare("trainer=ddp_cpu", "freeze=lp_ft", "freeze.phases.probe.until={epochs: 1}")
     assert len(flight.parts.schedule.phases) == 2

@@ -54,6 +54,7 @@ def losses(folder: RunFolder) -> list[float]:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
+@pytest.mark.slow
 def test_it_reads_training_pictures_alone_and_leaves_a_folder_that_train_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

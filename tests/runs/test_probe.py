@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_the_folder_has_the_grid_and_what_was_selected(finished: RunFolder) -> N
         assert picture.width > 500
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_take_the_selected_head(finished: RunFolder, tmp_path: Path) -> None:
     metrics = finished.read_metrics()
     before = pyarrow.parquet.read_table(finished.predictions("test"))
@@ -161,6 +163,7 @@ def test_each_head_of_each_choice_equals_its_own_run(output: Path) -> None:
         assert float(alone["val/loss"]) == pytest.approx(float(row["val/loss"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_references_compete_and_what_is_no_layer_makes_no_model(
     output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +186,7 @@ def test_references_compete_and_what_is_no_layer_makes_no_model(
     assert scores["test/loss"] == pytest.approx(logistic.read_metrics()["test/loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_test_split_is_run_once_after_the_choice_for_what_was_chosen(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +226,7 @@ def test_fixed_views_are_taken_in_turn(output: Path, capsys: pytest.CaptureFixtu
     assert folder.read_metrics()["val/accuracy"] > 0.2
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_read_are_left_out_or_refused(
     pictures: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +242,24 @@ def test_pictures_that_cannot_be_read_are_left_out_or_refused(
     next((tmp_path / "set" / "val").rglob("*.jpg")).write_bytes(b"nothing")
     with pytest.raises(DataError, match="val"):
         probing.probe(compose("probe", [*own, f'output="{output}"', "device=cpu", "data.on_error=skip"]))
+
+
+def test_a_picture_that_can_be_read_by_now_is_learned_on(
+    pictures: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pictures, tmp_path / "set")
+    large = next((tmp_path / "set" / "train").rglob("*.jpg"))
+    Image.open(large).resize((400, 300)).save(large)
+    own = ["data=folder", f'data.root="{tmp_path}/set"', "data.workers=0", "data.size=32", "data.labels_per_class=null"]
+    with pytest.raises(DataError, match="pixel_limit"):
+        run(output, *own, *ALONE, "data.pixel_limit=100000")
+    # its features are in the store, without a number
+    run(output, *own, *ALONE, "probe.epochs=1")
+    said = capsys.readouterr().out
+    assert re.search(r"train pictures .*: computed", said)
+    assert "cannot be read" not in said
+    run(output, *own, *ALONE, "probe.epochs=1")
+    assert re.search(r"train pictures .*: found", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

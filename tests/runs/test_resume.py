@@ -38,6 +38,7 @@ def straight(tiny: list[str], pictures: Path, tmp_path_factory: pytest.TempPathF
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stopped_at_epochs_and_steps_it_ends_bitwise_the_same(
     workers: int, straight: RunFolder, tiny: list[str], pictures: Path, tmp_path: Path
@@ -49,6 +50,7 @@ def test_stopped_at_epochs_and_steps_it_ends_bitwise_the_same(
     assert not list(folder.checkpoints.glob(".*"))
 
 
+@pytest.mark.slow
 def test_stopped_after_every_step_it_ends_bitwise_the_same(
     straight: RunFolder, tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -58,6 +60,7 @@ def test_stopped_after_every_step_it_ends_bitwise_the_same(
     assert_same_run(straight, folder)
 
 
+@pytest.mark.slow
 def test_a_schedule_of_phases_goes_on_around_its_transition(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     phases = ["freeze=lp_ft", "freeze.phases.probe.until={epochs: 1}", "trainer.max_epochs=3"]
     whole = begin(tiny, pictures, tmp_path / "whole", *phases)
@@ -70,6 +73,7 @@ def test_a_schedule_of_phases_goes_on_around_its_transition(tiny: list[str], pic
     assert [row["phase"] for row in rows(folder.schedule)] == ["probe", "full"]
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_no_step_twice(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -83,6 +87,7 @@ def test_tensorboard_shows_no_step_twice(tiny: list[str], pictures: Path, tmp_pa
     assert steps == list(range(4 * STEPS))
 
 
+@pytest.mark.slow
 def test_the_public_command_goes_on_in_a_new_process(
     straight: RunFolder, tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +109,7 @@ def test_the_public_command_goes_on_in_a_new_process(
     assert len(json.loads((run / "provenance.json").read_text())["resumed"]) == 1
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_after_the_end_and_none_says_that_it_is_done(
     tiny: list[str], pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +130,7 @@ def test_more_epochs_go_on_after_the_end_and_none_says_that_it_is_done(
     assert first["val/loss"] == second["val/loss"]
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_on_and_more_patience_trains_on(
     tiny: list[str], pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +157,7 @@ def half_done(tiny: list[str], pictures: Path, tmp_path_factory: pytest.TempPath
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
@@ -192,6 +200,7 @@ def test_other_pictures_or_classes_are_refused_and_the_config_is_put_back(
     assert half_done.config.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_with_its_pictures_goes_on_where_it_is(
     half_done: RunFolder, straight: RunFolder, pictures: Path, tmp_path: Path
 ) -> None:
@@ -220,6 +229,7 @@ def test_a_resumption_that_fails_before_it_begins_leaves_the_config_as_it_was(
     assert half_done.config.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_stopped_while_the_test_split_is_scored_nothing_is_trained_and_no_row_comes_twice(
     straight: RunFolder, tiny: list[str], pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +245,7 @@ def test_stopped_while_the_test_split_is_scored_nothing_is_trained_and_no_row_co
     assert_same_run(straight, folder)
 
 
+@pytest.mark.slow
 def test_a_run_that_a_threshold_ended_stays_ended(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
     own = ["+callbacks.early_stopping.stopping_threshold=0.01"]
     folder = begin(tiny, pictures, tmp_path, *own, stopped_at(tmp_path / "marks", [f"on_test_batch_end:{STEPS}"]))
@@ -243,6 +254,7 @@ def test_a_run_that_a_threshold_ended_stays_ended(tiny: list[str], pictures: Pat
     assert folder.read_metrics()["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_a_length_in_steps_is_the_same_run_and_can_be_made_longer(
     tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -258,6 +270,7 @@ def test_a_length_in_steps_is_the_same_run_and_can_be_made_longer(
     assert_equal(one["optimizer_states"], other["optimizer_states"])
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_validation_after_the_last_step_loses_nothing(
     tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +282,7 @@ def test_a_signal_in_the_validation_after_the_last_step_loses_nothing(
     assert_same_run(whole, folder)
 
 
+@pytest.mark.slow
 def test_pictures_that_were_left_out_before_a_stop_are_still_listed(
     tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -334,6 +348,7 @@ def test_lightning_does_not_put_its_handlers_over_ours() -> None:
     assert callable(_SignalConnector.register_signal_handlers)
 
 
+@pytest.mark.slow
 def test_pretraining_goes_on_bitwise(pictures: Path, tmp_path: Path) -> None:
     own = [
         "data=pictures",

@@ -198,6 +198,7 @@ def test_a_module_that_is_not_timms_keeps_the_policy(tmp_path: Path, resize: Any
         read_module_config(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_policy_and_the_transforms_of_test_belong_to_the_run(root: Path, tmp_path: Path) -> None:
     noise = "{_target_: torchvision.transforms.v2.RandomErasing, p: 0.9, scale: [0.3, 0.6]}"
     steps = f"[{{_target_: torchvision.transforms.v2.ToImage}},{noise}]"

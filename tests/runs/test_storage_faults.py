@@ -159,6 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_run_with_5_and_the_run_goes_on_once_there_is_room(
     tiny: list[str], pictures: Path, tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def job_of(tiny: list[str], pictures: Path, tmp_path: Path) -> list[str]:
     return [*tiny, "data=folder", "data.root=pictures"]
 
 
+@pytest.mark.slow
 def test_a_larger_grid_trains_only_what_is_missing_until_the_data_changes(job_of: list[str], tmp_path: Path) -> None:
     code, text = run(*job_of, "seed=0,1", cwd=tmp_path)
     assert code == 0
@@ -101,6 +102,7 @@ def test_a_larger_grid_trains_only_what_is_missing_until_the_data_changes(job_of
     assert rows[0]["folder"] == rows[1]["folder"] != before[0]["folder"]
 
 
+@pytest.mark.slow
 def test_however_a_job_dies_the_sweep_goes_on_and_the_next_one_completes_it(job_of: list[str], tmp_path: Path) -> None:
     (tmp_path / "endings.py").write_text(ENDINGS)
     own = ["+callbacks.ending._target_=endings.Ending", f'+callbacks.ending.marks="{tmp_path}"']
@@ -150,6 +152,7 @@ def listen_to_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_sweep_but_one_to_its_job_does_not(job_of: list[str], tmp_path: Path) -> None:
     own = [*job_of, "trainer.max_epochs=2000", "callbacks=no_early_stopping", "seed=0,1,2"]
     options: dict[str, Any] = {"cwd": tmp_path, "start_new_session": True, "preexec_fn": listen_to_interrupts}

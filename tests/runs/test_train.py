@@ -31,6 +31,7 @@ def train(tiny: list[str], pictures: Path, tmp_path: Path) -> Train:
     return run
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_whole_folder(finished: frostline.Run) -> None:
     names = {path.name for path in finished.path.iterdir()}
     assert {
@@ -70,6 +71,7 @@ def test_predictions_agree_with_the_metrics(finished: frostline.Run) -> None:
     assert set(table["label"]) == {"blue, deep", "gréen", "red=1"}
 
 
+@pytest.mark.slow
 def test_the_model_folder_needs_only_timm(finished: frostline.Run, tmp_path: Path) -> None:
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -104,6 +106,7 @@ def test_provenance_says_where_it_comes_from(finished: frostline.Run) -> None:
     assert "source" in said["weights"]
 
 
+@pytest.mark.slow
 def test_a_linear_probe_changes_the_head_alone(train: Train) -> None:
     run = train("freeze=linear_probe", "optimizer.lr=0.1", "optimizer.weight_decay=0.1")
     checkpoint = last_weights(run.path)
@@ -113,6 +116,7 @@ def test_a_linear_probe_changes_the_head_alone(train: Train) -> None:
     assert changed == {"model.fc.weight", "model.fc.bias"}
 
 
+@pytest.mark.slow
 def test_schedule_csv_records_the_phases(train: Train) -> None:
     run = train("freeze=lp_ft", "freeze.phases.probe.until.epochs=1")
     rows = (run.path / "schedule.csv").read_text().splitlines()
@@ -120,6 +124,7 @@ def test_schedule_csv_records_the_phases(train: Train) -> None:
     assert [row.split(",")[2] for row in rows[1:]] == ["probe", list(run.config.freeze.phases)[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -139,22 +144,26 @@ def test_variants_train(train: Train, overrides: list[str]) -> None:
     assert (run.path / "lr_find.csv").exists() == ("lr_find=true" in overrides)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_saves_a_plain_model(train: Train) -> None:
     run = train("speed.compile=true", "speed.compile_backend=eager", "trainer.max_epochs=1")
     assert not any("_orig_mod" in name for name in run.model.state_dict())
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_result(train: Train) -> None:
     runs = [train("augment=standard", f"data.workers={count}", "trainer.max_epochs=2") for count in (0, 2)]
     one, other = (last_weights(run.path) for run in runs)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(train: Train) -> None:
     one, other = train("seed=1"), train("seed=2")
     assert one.metrics["val/loss"] != other.metrics["val/loss"]
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another(train: Train, finished: frostline.Run, capsys: pytest.CaptureFixture[str]) -> None:
     train(f"backbone.weights={finished.path}", "optimizer.lr=0.0")
     assert str(finished.path) in capsys.readouterr().out

@@ -246,6 +246,7 @@ def test_lightnings_observer_is_as_this_expects() -> None:
     assert observer._run()
 
 
+@pytest.mark.slow
 @LINUX
 def test_no_rank_outlives_the_first(tmp_path: Path) -> None:
     code = """
@@ -304,6 +305,7 @@ TWO_RANKS = """
 """
 
 
+@pytest.mark.slow
 @LINUX
 def test_another_rank_only_notes_signals_from_its_birth_on(tmp_path: Path) -> None:
     path = tmp_path / "ranks.py"

@@ -25,6 +25,7 @@ TINY = [
     "trainer=cpu",
     "trainer.max_epochs=1",
     "logger=csv",
+    "report=false",
 ]
 
 MakeRun = Callable[..., Path]

@@ -69,6 +69,7 @@ def test_no_is_no(run: Path, value: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(load_timm_folder(run / "model").model, torch.nn.Module)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "predict"])
 def test_the_public_command_refuses_it(run: Path, command: str) -> None:
     line = [sys.executable, "-P", "-m", "frostline.cli", command, *overrides_of(command, run)]

@@ -24,6 +24,7 @@ from frostline.errors import ConfigError, FrostlineError, StorageError
 from frostline.runs.evaluate import evaluate
 from frostline.runs.parts import build_parts
 from frostline.runs.predict import predict
+from frostline.runs.report import report
 from frostline.runs.resuming import prepare_resume
 
 Change = Callable[[dict[str, Any]], None]
@@ -48,6 +49,7 @@ def predicted(run: Path, pictures: Path) -> None:
 
 COMMANDS: dict[str, Callable[[Path], Any]] = {
     "evaluate": evaluated,
+    "report": lambda run: report(frostline.compose([f"run={run}"], command="report")),
     "resume": lambda run: prepare_resume(run, ["trainer.max_epochs=2"]),
 }
 
@@ -197,6 +199,7 @@ def test_a_key_that_no_run_has_is_no_crash(run: Path, canary: Path, key: str) ->
         prepare_resume(run, ["trainer.max_epochs=2"])
 
 
+@pytest.mark.slow
 def test_code_beside_a_run_is_not_imported(run: Path, canary: Path) -> None:
     for name in ("frostline.py", "torch.py", "sitecustomize.py", "conftest.py"):
         (run / name).write_text(f"open({str(canary)!r}, 'w').close()\n")
@@ -253,6 +256,7 @@ def test_a_checkpoint_with_code_is_refused(run: Path, traps: Traps, kind: str) -
         newest_loadable(run / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_code_does_not_resume(run: Path, traps: Traps) -> None:
     path = newest(run)
     torch.save({**read_checkpoint(path), "evil": traps["system"]}, path)
@@ -296,6 +300,7 @@ def test_a_checkpoint_names_no_file_that_lies_elsewhere(file: Any) -> None:
         keeping.load_state_dict({"records": [{"file": file, "step": 1, "score": None}]})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_does_not_delete_what_lies_elsewhere(run: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
@@ -346,6 +351,7 @@ def public(*arguments: str, cwd: Path | None = None, **environment: str) -> subp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "train"])
 def test_the_public_command_refuses_a_foreign_target(run: Path, canary: Path, command: str) -> None:
     spoil(run, PLACES["as the data"](payload(canary)))

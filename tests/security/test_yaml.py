@@ -62,6 +62,7 @@ def test_an_alias_of_itself_comes_to_an_end(tmp_path: Path) -> None:
     refused(tmp_path, "a: &a [*a]\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[" * 50_000, "a: " + "{a: " * 20_000, "- " * 20_000 + "x"])
 def test_depth_comes_to_an_end(tmp_path: Path, text: str) -> None:
     refused(tmp_path, text)

@@ -46,13 +46,13 @@ def classify(pictures):
 
 model = ServedModel("test", ("red", "green", "blue"), decode, classify)
 app = make_app(model, Limits(body=20_000, pictures=4, seconds={seconds}, queue={queue}))
-listen(app, "127.0.0.1", 0, connections=100, grace=10)
+listen(app, "127.0.0.1", 0, connections=100, grace={grace})
 """
 
 
 class Server:
-    def __init__(self, delay: float = 0.0, seconds: float = 20.0, queue: int = 16) -> None:
-        code = SERVER.format(delay=delay, seconds=seconds, queue=queue)
+    def __init__(self, delay: float = 0.0, seconds: float = 20.0, queue: int = 16, grace: float = 10.0) -> None:
+        code = SERVER.format(delay=delay, seconds=seconds, queue=queue, grace=grace)
         environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -111,6 +111,7 @@ def form(*files: tuple[str, bytes]) -> tuple[bytes, str]:
     return b"".join(parts) + b"--edge--\r\n", "multipart/form-data; boundary=edge"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_a_picture_gets_its_label(server: Server, kind: str) -> None:
     status, told = server.ask(picture(1, kind=kind), f"image/{kind.lower()}")
@@ -143,7 +144,14 @@ def test_a_form_with_several_is_answered_in_order(server: Server) -> None:
         (b"rubbish", "multipart/form-data", 400, "form"),
         (*form(), 400, "no file"),
         (*form(*(("a.png", picture(0)),) * 5), 400, "form"),
-        (*form(("good.png", picture(0)), ("bad.png", b"no")), 400, "bad.png"),
+        (
+            *form(("good.png", picture(0)), ("bad.png", b"no")),
+            400,
+            "bad.png cannot be read: cannot identify image file.",
+        ),
+        # cut off within the second file, and before the end of the form
+        (form(("a.png", picture(0)), ("b.png", picture(1)))[0][:-30], form()[1], 400, "its end is missing"),
+        (form(("a.png", picture(0)), ("b.png", picture(1)))[0][:-12], form()[1], 400, "its end is missing"),
     ],
 )
 def test_what_is_wrong_is_refused_with_the_reason(
@@ -163,6 +171,27 @@ def test_a_body_without_a_length_is_cut_off(server: Server) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+def test_a_form_may_end_without_a_line_and_be_called_in_capitals(server: Server) -> None:
+    body, kind = form(("a.png", picture(0)), ("b.png", picture(1)))
+    status, told = server.ask(body.removesuffix(b"\r\n"), kind.replace("multipart/form-data", "Multipart/Form-Data"))
+    assert (status, [one["label"] for one in told["predictions"]]) == (200, ["red", "green"])
+
+
+def test_who_hangs_up_while_sending_is_counted_and_no_fault_of_the_server() -> None:
+    server = Server()
+    for kind in (b"image/png", b"multipart/form-data; boundary=edge"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: " + kind
+            connection.sendall(head + b"\r\nContent-Length: 999\r\n\r\n--edge")
+            time.sleep(0.1)
+    end = time.monotonic() + 20
+    while 'frostline_requests_total{status="400"} 2.0' not in server.get("/metrics")[1]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.communicate(timeout=30)[1] == ""
+
+
 def test_health_metrics_openapi_and_the_page(server: Server) -> None:
     server.ask(picture(0))
     assert json.loads(server.get("/health")[1])["classes"] == ["red", "green", "blue"]
@@ -177,6 +206,7 @@ def test_health_metrics_openapi_and_the_page(server: Server) -> None:
     assert "https://" not in page
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_said_and_nothing_is_lost() -> None:
     server = Server(delay=0.3, queue=4)
     try:
@@ -190,6 +220,7 @@ def test_a_full_queue_is_said_and_nothing_is_lost() -> None:
     assert all(told["predictions"][0]["label"] == "blue" for status, told in found if status == 200)
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_given_up() -> None:
     server = Server(delay=1.0, seconds=0.3)
     try:
@@ -201,9 +232,11 @@ def test_what_takes_too_long_is_given_up() -> None:
         server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_and_what_was_begun_is_answered(signum: int) -> None:
-    server = Server(delay=0.8)
+    # a part of a second to end in is one that there is
+    server = Server(delay=0.8, grace=0.9)
     with ThreadPoolExecutor(4) as many:
         asked = [many.submit(server.ask, picture(0)) for _ in range(4)]
         time.sleep(0.4)
@@ -214,7 +247,9 @@ def test_a_signal_ends_it_and_what_was_begun_is_answered(signum: int) -> None:
         server.ask(picture(0))
 
 
-def test_pictures_of_several_requests_are_run_together() -> None:
+@pytest.mark.parametrize("wait", [0.05, 0.0])
+def test_pictures_of_several_requests_are_run_together(wait: float) -> None:
+    """Without a wait what came while the last batch was run."""
     seen: list[int] = []
 
     def classify(batch: Tensor) -> Tensor:
@@ -223,7 +258,7 @@ def test_pictures_of_several_requests_are_run_together() -> None:
         return batch.float().flatten(1)[:, :2]
 
     async def ask() -> list[Tensor]:
-        batcher = Batcher(classify, most=8, wait=0.05, room=20)
+        batcher = Batcher(classify, most=8, wait=wait, room=20)
         batcher.start()
         wanted = [torch.full((1, 2, 1), value, dtype=torch.uint8) for value in range(20)]
         rows = await asyncio.gather(*(batcher.probabilities([one]) for one in wanted))

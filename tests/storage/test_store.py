@@ -315,6 +315,17 @@ def test_the_default_limit_is_a_tenth_of_the_disk_and_at_most_10_gib(
     assert default_store().limit == ((1 << 30) + SIZE) // 10
 
 
+def test_a_folder_that_cannot_be_looked_into_is_a_fault_to_a_writer_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the system refuses a name of this length, as it refuses a folder that is closed, whoever runs the test
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("x" * 300)))
+    store = default_store()
+    assert store.find("key") is None
+    with store.alone("key"), pytest.raises(StoreFault, match="cannot be kept"):
+        put(store, "key")
+
+
 # ---- where there are no locks
 
 
@@ -432,6 +443,7 @@ def count(folder: Path, limit: int, times: int) -> None:
             counter.write_text(str(before + 1))
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_whole_arrays_or_none(
     store: FeatureStore, start: Callable[..., ForkServerProcess]
 ) -> None:
@@ -452,6 +464,7 @@ def test_a_killed_writer_leaves_whole_arrays_or_none(
     assert parts, "no writer was killed in the midst of writing"
 
 
+@pytest.mark.slow
 def test_a_part_stays_as_long_as_its_writer_lives(store: FeatureStore, start: Callable[..., ForkServerProcess]) -> None:
     process = start(write_half_and_wait, "key")
     until((store.folder.parent / "ready").exists)
@@ -465,6 +478,7 @@ def test_a_part_stays_as_long_as_its_writer_lives(store: FeatureStore, start: Ca
     assert kept(store) == ["another", "other"]
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_one_key_end_with_valid_data(
     store: FeatureStore, start: Callable[..., ForkServerProcess]
 ) -> None:
@@ -476,6 +490,7 @@ def test_two_processes_that_write_one_key_end_with_valid_data(
     assert kept(store) == ["k"]
 
 
+@pytest.mark.slow
 def test_processes_that_evict_each_others_arrays_read_no_wrong_ones(
     store: FeatureStore, start: Callable[..., ForkServerProcess]
 ) -> None:
@@ -487,6 +502,7 @@ def test_processes_that_evict_each_others_arrays_read_no_wrong_ones(
     assert all(store.find(key) is None or is_right(store, key) for key in "abcdef")
 
 
+@pytest.mark.slow
 def test_what_another_process_uses_is_not_evicted_until_it_is_gone(
     store: FeatureStore, start: Callable[..., ForkServerProcess]
 ) -> None:
@@ -501,6 +517,7 @@ def test_what_another_process_uses_is_not_evicted_until_it_is_gone(
     assert kept(store) == ["e", "f", "g"]
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_computes(store: FeatureStore, start: Callable[..., ForkServerProcess]) -> None:
     three = [start(compute_once, "key", 0.2) for _ in range(3)]
     for process in three:
@@ -510,6 +527,7 @@ def test_of_several_processes_one_computes(store: FeatureStore, start: Callable[
     assert kept(store) == ["key"]
 
 
+@pytest.mark.slow
 def test_alone_is_alone_though_the_lock_is_removed_each_time(
     store: FeatureStore, start: Callable[..., ForkServerProcess]
 ) -> None:
@@ -521,6 +539,7 @@ def test_alone_is_alone_though_the_lock_is_removed_each_time(
     assert (store.folder.parent / "counter").read_text() == "300"
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_lets_others_compute(
     store: FeatureStore, start: Callable[..., ForkServerProcess]
 ) -> None:
@@ -561,6 +580,7 @@ def write_beside_a_child(folder: Path, limit: int) -> None:
         os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_children_that_were_forked_while_it_was_written_hold_nothing(
     store: FeatureStore, start: Callable[..., ForkServerProcess]
 ) -> None:

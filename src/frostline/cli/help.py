@@ -49,11 +49,25 @@ EXAMPLES = {
         "frostline probe augment=light probe.views=4 'probe.references=[]'",
     ],
     "evaluate": ["frostline evaluate run=outputs/train/RUN split=val"],
-    "predict": ["frostline predict run=outputs/train/RUN images=new_pictures output=labels.csv"],
+    "predict": [
+        "frostline predict run=outputs/train/RUN images=new_pictures output=labels.csv",
+        "frostline predict run=outputs/train/RUN images=new.csv image_column=file 'keep_columns=[id]' on_error=skip",
+        "frostline predict run=outputs/train/RUN images='\"new-{000..127}.tar\"' top_k=5 output=labels.parquet",
+    ],
     "compare": [
         "frostline compare runs=outputs/train/SWEEP",
         "frostline compare runs='[outputs/train/RUN,outputs/train/RUN]' metric=val/macro_f1",
         "frostline compare runs='outputs/train/*-sweep-*' by='[freeze,optimizer.lr]' against=all",
+    ],
+    "soup": [
+        "frostline soup runs=outputs/train/SWEEP",
+        "frostline soup runs='[outputs/train/RUN,outputs/train/RUN]' soup.kind=uniform test=false",
+        "frostline soup runs=outputs/train/RUN soup.kind=wise 'soup.alphas=[0,0.25,0.5,0.75,1]'",
+    ],
+    "report": [
+        "frostline report run=outputs/train/RUN",
+        "frostline report run=outputs/train/RUN root=FOLDER_OF_THE_PICTURES_NOW",
+        "frostline report run=outputs/train/SWEEP axis=optimizer.lr",
     ],
     "export": [
         "frostline export run=outputs/train/RUN format='[onnx,openvino]' int8=true",

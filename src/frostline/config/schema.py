@@ -15,8 +15,10 @@ COMMANDS = {
     "inspect": "the same config, looked at and not trained: data, depth, phases, learning rates, cost, the thaw plot",
     "audit": "what is wrong with a data set: unreadable, doubled, blank or mislabelled pictures, drift; writes a page",
     "evaluate": "score a split of a finished run again",
-    "predict": "label a picture, a folder or a list with a finished run",
+    "predict": "label pictures with a finished run: a folder, a list, a table or shards, any number of them",
     "compare": "finished runs over their seeds and folds: means, intervals, tests, tables for a paper, a plot",
+    "soup": "average the weights of finished runs, or of the start and the end of one, by validation",
+    "report": "a finished run or a sweep as one page: scores, what is confused, what the model looked at, provenance",
     "export": "a finished model as ONNX, OpenVINO, torch.export or a timm folder, shown to be that model",
     "serve": "answer requests for a prediction over HTTP, with a page to try it",
     "probe": "many heads at once on a frozen backbone that runs once; the best by validation, tested once",
@@ -59,6 +61,8 @@ def register() -> None:
     store.store(name="serve_schema", node=specs.ServeSpec)
     store.store(name="predict_schema", node=specs.PredictSpec)
     store.store(name="compare_schema", node=specs.CompareSpec)
+    store.store(name="soup_schema", node=specs.SoupSpec)
+    store.store(name="report_schema", node=specs.ReportSpec)
     # the last: it says that all are there
     store.store(name="train_schema", node=specs.TrainSpec)
 

@@ -47,6 +47,8 @@ _BACKGROUND = (255, 255, 255)
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 # these say that the machine or its network fails, not the file: as a damaged file it would be left out of training
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
+# Pillow names a picture that is in memory by its address
+_OBJECT = re.compile(r" <[\w.]+ object at 0x[0-9a-f]+>")
 _opening = threading.Lock()
 
 
@@ -152,7 +154,7 @@ def _faults_named(name: str | Path) -> Iterator[None]:
     except Exception as error:  # decoders raise nearly anything on a damaged file
         if isinstance(error, OSError) and error.errno in _PASSING:
             raise StorageError(f"The picture {name} cannot be opened: {error.strerror}.") from error
-        raise _unreadable(name, str(error) or type(error).__name__) from error
+        raise _unreadable(name, _OBJECT.sub("", str(error)) or type(error).__name__) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

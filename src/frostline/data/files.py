@@ -80,7 +80,7 @@ class FileSplit(ImageSplit):
         path = self._file(index)
         try:
             found = os.stat(path)
-        except OSError:
+        except (OSError, ValueError):  # a name of a table may have a null character
             return None
         return f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}"
 

@@ -7,7 +7,7 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
@@ -354,7 +354,7 @@ def _fault(
 
 def make_loader(
     dataset: PictureDataset,
-    sampler: Sampler[Key] | Sequence[Key],
+    sampler: Sampler[Key] | Iterable[Key | int],
     *,
     batch_size: int,
     workers: int,

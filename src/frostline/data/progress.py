@@ -15,10 +15,11 @@ class Progress:
     Args:
         what: is being done, such as ``reading pictures``.
         total: how many there are.
+        before: how many of them were done at another time.
     """
 
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total = what, total
+    def __init__(self, what: str, total: int, *, before: int = 0) -> None:
+        self._what, self._total, self._before = what, total, before
         self._started = time.monotonic()
         self._next = self._started + _QUIET
         self._shown = False
@@ -30,8 +31,9 @@ class Progress:
             return
         terminal = sys.stderr.isatty()
         self._next = now + (_REDRAWN if terminal else _REPEATED)
-        left = (now - self._started) / max(done, 1) * (self._total - done)
-        line = f"{self._what}: {done:,} of {self._total:,}, about {left:.0f} s left"
+        rate = max(done - self._before, 1) / (now - self._started)
+        left = _time((self._total - done) / rate)
+        line = f"{self._what}: {done:,} of {self._total:,}, {rate:,.3g} a second, about {left} left"
         print(f"\r\x1b[K{line}" if terminal else line, file=sys.stderr, end="" if terminal else "\n", flush=True)
         self._shown = terminal
 
@@ -40,3 +42,11 @@ class Progress:
         if self._shown:
             print("\r\x1b[K", file=sys.stderr, end="", flush=True)
             self._shown = False
+
+
+def _time(seconds: float) -> str:
+    """Seconds while they are few, else hours and minutes."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

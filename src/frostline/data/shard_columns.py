@@ -100,8 +100,37 @@ def choose_columns(
     return Columns(pictures, label, group)
 
 
+def choose_pictures(shards: Sequence[NamedShard], image_key: str | None) -> tuple[str, ...]:
+    """The extensions of which each sample has one, where nothing but its picture matters.
+
+    Args:
+        shards: at least one.
+        image_key: extensions of pictures, separated by ``;``; None takes all that name a picture.
+
+    Raises:
+        DataError: there is no such member, or a sample has none of them or several.
+    """
+    known = list(dict.fromkeys(extension for shard in shards for extension in shard.index.extensions))
+    if image_key is None:
+        wanted = [extension for extension in known if _names_picture(extension)]
+    else:
+        wanted = [one.strip().lower() for one in image_key.split(";")]
+    if not set(wanted) & set(known):
+        what = "picture" if image_key is None else f"member '{image_key}'"
+        raise DataError(
+            f"The samples of {shards[0].shard.path} have no {what}, but {', '.join(known)}.",
+            mend="Set image_key to the extension of the pictures, if there are any.",
+        )
+    _check_there(shards, wanted, "picture")
+    return tuple(wanted)
+
+
+def _names_picture(extension: str) -> bool:
+    return "." + extension.rpartition(".")[2] in SUFFIXES
+
+
 def _picture(shards: Sequence[NamedShard], known: Sequence[str]) -> tuple[str, ...]:
-    found = [extension for extension in known if "." + extension.rpartition(".")[2] in SUFFIXES]
+    found = [extension for extension in known if _names_picture(extension)]
     if not found:
         raise DataError(
             f"The samples of {shards[0].shard.path} have no picture, but {', '.join(known)}.",

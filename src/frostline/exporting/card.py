@@ -6,9 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from frostline.exporting.graph import Facts
+from frostline.exporting.graph import Facts, of_channels
 
 _SHOWN = 20
+_TIMM = """```python
+import timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # this folder
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+logits = model(transform(picture).unsqueeze(0))  # picture: an RGB PIL image, turned upright
+```"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Card:
         fingerprint: of the data.
         test_looks: how often the test split has been scored, where that is known.
         files: of the same model in other formats, with what to say of each.
+        of_timm: whether timm can make the model out of its folder.
     """
 
     title: str
@@ -36,6 +44,7 @@ class Card:
     fingerprint: str = ""
     test_looks: int | None = None
     files: Sequence[tuple[str, str]] = ()
+    of_timm: bool = True
 
     def text(self) -> str:
         """Markdown, with the YAML head that a model hub reads."""
@@ -59,11 +68,11 @@ class Card:
     def _head(self) -> str:
         lines = [
             "---",
-            "library_name: timm",
+            f"library_name: {'timm' if self.of_timm else 'pytorch'}",
             "pipeline_tag: image-classification",
             "tags:",
             "- image-classification",
-            "- timm",
+            *(["- timm"] if self.of_timm else []),
             "- frostline",
             "---",
         ]
@@ -81,14 +90,7 @@ class Card:
         return f"{shown} and {more} more" if more > 0 else shown
 
     def _use(self) -> str:
-        code = (
-            "```python\n"
-            "import timm\n\n"
-            'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # this folder\n'
-            "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
-            "logits = model(transform(picture).unsqueeze(0))  # picture: an RGB PIL image, turned upright\n"
-            "```"
-        )
+        code = _TIMM if self.of_timm else self._own_module()
         if self.facts.temperature != 1.0:
             code += (
                 f"\n\nFor calibrated probabilities divide the logits by {self.facts.temperature:.4g} (the temperature, "
@@ -99,6 +101,20 @@ class Card:
             code += f"\n\nThe same model in other formats, with input `{self.facts.input_sentence()}`:\n\n"
             code += _table(("file", "what it is"), rows)
         return code
+
+    def _own_module(self) -> str:
+        made = self.facts.preprocessing
+        return (
+            f"The model is a {_plain(self.facts.architecture)} with {len(self.facts.labels)} outputs, which timm does "
+            "not have: build it with its own code, then load the weights of this folder.\n\n"
+            "```python\n"
+            "from safetensors.torch import load_file\n\n"
+            'model.load_state_dict(load_file("FOLDER/model.safetensors"))\n'
+            "logits = model.eval()(images)\n"
+            "```\n\n"
+            f"`images` are float32 of shape [batch, {', '.join(map(str, made.size))}], divided by 255 and normalised "
+            f"with mean {of_channels(made.mean, made.size[0])} and deviation {of_channels(made.std, made.size[0])}."
+        )
 
     def _data(self) -> str:
         pictures = ", ".join(f"{count:,} {split}" for split, count in self.counts.items())

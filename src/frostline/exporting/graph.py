@@ -31,8 +31,9 @@ class PictureClassifier(nn.Module):
         super().__init__()
         self.model = model
         channels = preprocessing.size[0]
-        self.register_buffer("mean", _of_channels(preprocessing.mean, channels))
-        self.register_buffer("std", _of_channels(preprocessing.std, channels))
+        for name, statistic in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            values = torch.tensor(of_channels(statistic, channels), dtype=torch.float32)
+            self.register_buffer(name, values.view(1, channels, 1, 1))
         self.temperature = float(temperature)
         self.eval()
 
@@ -43,10 +44,9 @@ class PictureClassifier(nn.Module):
         return logits, (logits / self.temperature).softmax(dim=1)
 
 
-def _of_channels(statistic: Sequence[float], channels: int) -> Tensor:
-    # as the transforms of training do: a gray picture has the mean over the colors
-    values = [sum(statistic) / len(statistic)] if channels == 1 else list(statistic)
-    return torch.tensor(values, dtype=torch.float32).view(1, channels, 1, 1)
+def of_channels(statistic: Sequence[float], channels: int) -> list[float]:
+    """A mean or deviation for each channel; as in training a gray picture has the mean over the colors."""
+    return [sum(statistic) / len(statistic)] if channels == 1 else list(statistic)
 
 
 @dataclass(frozen=True)

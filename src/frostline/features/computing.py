@@ -36,6 +36,7 @@ class Pass:
         deliveries: begins to read them, in the order of their positions.
         body: runs on a batch of them.
         is_stopping: whether to give up.
+        say: takes a line for the person.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Pass:
     deliveries: Callable[[], Iterator[Delivery]]
     body: Body
     is_stopping: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -53,23 +55,43 @@ class Computed:
     seconds: float | None = None
 
 
-def found_or_computed(store: FeatureStore, work: Pass) -> Computed:
+def found_or_computed(store: FeatureStore, work: Pass, *, anew: bool = False) -> Computed:
     """The table of a key, from the store or by a pass of which the store keeps the result.
 
     Of several processes that want the same, one computes and the others wait. A picture that cannot be read has a row
     without a number.
 
+    Args:
+        store: keeps it.
+        work: makes it.
+        anew: whether what the store has is left aside, and replaced.
+
     Raises:
         NotCached: it can be kept neither in the store nor in memory.
         FrostlineError: a picture could not be read for a reason that may be gone the next time.
-        Stopped: the pass was given up.
+        Stopped: the pass was given up, or the wait for another process.
     """
-    with store.alone(work.key):
-        if (found := store.find(work.key)) is not None:
+    with store.alone(work.key, _Waiting(work)):
+        if not anew and (found := store.find(work.key)) is not None:
             return Computed(table_of(found))
         started = time.perf_counter()
         table = _computed(store, work)
         return Computed(table, time.perf_counter() - started)
+
+
+class _Waiting:
+    """Says once that another process computes the same, and gives up where the run is to be saved."""
+
+    def __init__(self, work: Pass) -> None:
+        self._work = work
+        self._has_said = False
+
+    def __call__(self) -> None:
+        if self._work.is_stopping():
+            raise Stopped
+        if not self._has_said:
+            self._work.say("another run computes the same features; this one waits for them")
+            self._has_said = True
 
 
 def _computed(store: FeatureStore, work: Pass) -> FeatureTable:

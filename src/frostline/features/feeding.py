@@ -224,17 +224,29 @@ class CachedPhases:
                 partial(self.data.deliveries, split, train=train, view=view),
                 body,
                 self.clock.is_stopping if self.clock else lambda: False,
+                self._say,
             )
             computed = found_or_computed(self.store, work)
-            computed.table.boundary = body.boundary.key
-            computed.table.faults = self._faults(computed.table, split, train=train, view=view)
+            faults, mended = self._empty(computed.table, body, split, train=train, view=view)
+            if mended:  # since its features were computed, such as by a larger `data.pixel_limit`
+                computed = found_or_computed(self.store, work, anew=True)
+                faults, mended = self._empty(computed.table, body, split, train=train, view=view)
+            if mended:
+                raise NotCached(f"'{pictures.name(mended[0])}' of {split} can be read at some times only")
+            computed.table.boundary, computed.table.faults = body.boundary.key, faults
             self._tables[key] = computed.table
             self._tell(split, view, computed)
         return self._tables[key]
 
-    def _faults(self, table: FeatureTable, split: str, *, train: bool, view: int) -> dict[int, Unreadable]:
-        """The pictures of rows without a number, read again: one that can be read has made such a row by itself."""
+    def _empty(
+        self, table: FeatureTable, body: FrozenBody, split: str, *, train: bool, view: int
+    ) -> tuple[dict[int, Unreadable], list[int]]:
+        """The pictures of rows without a number, looked at again: those that cannot be read, and those that have one.
+
+        A picture of which the body makes no number has such a row by itself.
+        """
         found: dict[int, Unreadable] = {}
+        mended: list[int] = []
         empty = table.empty_rows()
         start = 0
         for batch, unreadable in self.data.deliveries(split, train=train, view=view, positions=empty) if empty else ():
@@ -242,7 +254,11 @@ class CachedPhases:
             asked = empty[start : start + len(read) + len(unreadable)]
             found.update(zip([at for at in asked if at not in read], unreadable, strict=True))
             start += len(asked)
-        return found
+            if batch is not None:
+                with in_eval(body.model):  # without the engine, which would take these few for its first batch
+                    rows = body.plain(batch.images.to(body.device))
+                mended += batch.indices[~rows.flatten(1).isnan().all(dim=1).cpu()].tolist()
+        return found, mended
 
     def _tell(self, split: str, view: int, computed: Computed) -> None:
         count, seconds = len(computed.table), computed.seconds

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.features.boundary import Boundary
+from frostline.features.code import code_of
 from frostline.features.cutting import Cut
 
 FORMAT = 1
@@ -48,13 +49,16 @@ _NOT_OF_THE_BODY = {"training", "num_classes"}
 def body_hash(model: nn.Module, boundary: Boundary | Cut) -> str:
     """SHA-256 of all of a model that is below a cut: modules and their settings, parameters and buffers by their bytes.
 
-    Two models of one hash make the same features of a picture. Buffers that are not saved count too.
+    Two models of one hash make the same features of a picture. Buffers that are not saved count too, and so does the
+    code of a person's own modules.
     """
     digest = hashlib.sha256()
-    for name, module in model.named_modules():
-        if boundary.below(name):
-            settings = json.dumps([name, type(module).__qualname__, dict(_settings(module))], default=repr)
-            digest.update(settings.encode())
+    below = [(name, module) for name, module in model.named_modules() if boundary.below(name)]
+    for line in code_of([module for _, module in below]):
+        digest.update(line.encode() + b"\0")
+    for name, module in below:
+        settings = json.dumps([name, type(module).__qualname__, dict(_settings(module))], default=repr)
+        digest.update(settings.encode())
     for name, tensor in body_tensors(model, boundary):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(_bytes(tensor).data)
@@ -63,18 +67,22 @@ def body_hash(model: nn.Module, boundary: Boundary | Cut) -> str:
 
 def body_tensors(model: nn.Module, boundary: Boundary | Cut) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers below the boundary, by name."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    # one that two modules share counts as a part of each: the first may be above
+    parameters, buffers = (named(remove_duplicate=False) for named in (model.named_parameters, model.named_buffers))
+    for name, tensor in (*parameters, *buffers):
         if boundary.below(name):
             yield name, tensor
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a module was told beside its tensors, as far as it is plain: a number of heads, a kind of pooling."""
+    """What a module was told beside its parameters and buffers: a number of heads, a kind of pooling, a table."""
     yield "", module.extra_repr()
     for name, value in sorted(vars(module).items()):
         if not name.startswith("_") and name not in _NOT_OF_THE_BODY:
             if _is_plain(value):
                 yield name, repr(value)
+            elif isinstance(value, Tensor) and value.layout is torch.strided:
+                yield name, [str(value.dtype), list(value.shape), hashlib.sha256(_bytes(value).data).hexdigest()]
             elif callable(value) and hasattr(value, "__qualname__"):
                 yield name, f"{value.__module__}.{value.__qualname__}"
             elif isinstance(value, functools.partial) and hasattr(value.func, "__qualname__"):

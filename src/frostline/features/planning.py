@@ -179,7 +179,7 @@ def _verdict(schedule: FreezeSchedule, number: int, model: nn.Module, look: Look
     verdict = Verdict(
         phase.name,
         CacheMode(phase.cache.mode),
-        phase.cache.views,
+        fixed_views(phase, changes_each_epoch=facts.changes_each_epoch),
         math.ceil(steps / schedule.steps_per_epoch),
         freezes_front=phase.frost_line > 0,
     )
@@ -194,6 +194,11 @@ def _verdict(schedule: FreezeSchedule, number: int, model: nn.Module, look: Look
     except NotCached as reason:
         return replace(verdict, why_not=str(reason))
     return replace(verdict, place=place)
+
+
+def fixed_views(phase: Phase, *, changes_each_epoch: bool) -> int:
+    """Of training pictures in a phase; one where the augmentation changes nothing, of which all would be the same."""
+    return phase.cache.views if changes_each_epoch else 1
 
 
 def _at_the_stem(schedule: FreezeSchedule, phase: Phase) -> Iterator[str]:

@@ -41,9 +41,10 @@ class Auroc(MulticlassAUROC):
         super().__init__(num_classes=num_classes, average="none", **kwargs)
 
     def compute(self) -> Tensor:  # type: ignore[override]  # torchmetrics' own AUROC returns a tensor too
-        """A scalar from 0 to 1."""
+        """A scalar from 0 to 1; NaN where all pictures are of one class, which has no others to be told from."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
             areas: Tensor = super().compute()
         labels = dim_zero_cat(self.target)
-        return areas[torch.bincount(labels, minlength=self.num_classes) > 0].mean()
+        support = torch.bincount(labels, minlength=self.num_classes)
+        return areas[(support > 0) & (support < len(labels))].mean()

@@ -75,11 +75,16 @@ def key_of(choice: FeatureChoice, content: Mapping[str, Any]) -> str:
     return feature_key({**content, "choice": choice.value, "choices": source})
 
 
-def split_features(store: FeatureStore, work: SplitPass) -> SplitFeatures:
+def split_features(store: FeatureStore, work: SplitPass, *, anew: bool = False) -> SplitFeatures:
     """All choices of a split, with at most one pass over its pictures, of which the store keeps what is new.
 
     Of several processes that want the same, one computes and the others wait. What the store cannot keep is used all
     the same; ``store.notes`` says so.
+
+    Args:
+        store: keeps them.
+        work: what is wanted.
+        anew: whether what the store has is left aside, and replaced.
 
     Raises:
         NotCached: a choice is not offered.
@@ -90,7 +95,7 @@ def split_features(store: FeatureStore, work: SplitPass) -> SplitFeatures:
         # always in one order, so that two processes do not wait for each other
         for key in sorted(keys.values()):
             held.enter_context(store.alone(key))
-        stored = {choice: store.find(key) for choice, key in keys.items()}
+        stored = {} if anew else {choice: store.find(key) for choice, key in keys.items()}
         found = {choice: features.rows(slice(None)) for choice, features in stored.items() if features is not None}
         lacking = tuple(choice for choice in work.choices if choice not in found)
         started = time.perf_counter()

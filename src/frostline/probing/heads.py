@@ -13,6 +13,8 @@ from torch import Tensor
 from frostline.errors import ConfigError
 from frostline.specs import FeatureChoice, ProbeNode
 
+_ROUNDING = 1e-5  # of the mean: a smaller deviation comes of the rounding of a constant
+
 
 @dataclass(frozen=True)
 class Head:
@@ -56,7 +58,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and deviation of each feature over the training pictures: ``[D]`` float32; a constant feature has 1."""
+    """Mean and deviation of each feature over the training pictures: ``[D]`` float32; a constant feature has 1.
+
+    One that differs by rounding alone is constant too: divided by that, it would be noise, and its weight so large that
+    `Linear.after` lost the logits.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -66,7 +72,8 @@ class Scale:
         """That of ``[N, D]``, with the deviation of the population."""
         mean = features.mean(dim=0, dtype=torch.float64)
         deviation = (features.double() - mean).square().mean(dim=0).sqrt().float()
-        return cls(mean.float(), torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+        varies = deviation > _ROUNDING * mean.abs()
+        return cls(mean.float(), torch.where(varies, deviation, torch.ones_like(deviation)))
 
     def __call__(self, features: Tensor) -> Tensor:
         """``[N, D]`` at mean 0 and deviation 1."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
-from frostline.errors import ConfigError
-from frostline.writing import write_text
+from frostline.reports.pages import PageTable, data_uri, write_page
 
 THUMBNAIL = 160
 """The longer side of a thumbnail in pixels."""
@@ -36,7 +33,7 @@ class PagePicture:
     @property
     def source(self) -> str:
         """The thumbnail as a data URI."""
-        return "data:image/jpeg;base64," + base64.b64encode(self.thumbnail or b"").decode("ascii")
+        return data_uri(self.thumbnail or b"", "image/jpeg")
 
 
 @dataclass(frozen=True)
@@ -90,16 +87,6 @@ class PageSection:
 
 
 @dataclass(frozen=True)
-class PageTable:
-    """A table below the findings; cells are text."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class AuditPage:
     """What the page shows, from top to bottom.
 
@@ -133,35 +120,10 @@ class AuditPage:
         ]
 
 
-def require_page() -> None:
-    """Raise where the page could not be written.
-
-    Raises:
-        ConfigError: jinja2 is not installed.
-    """
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"The page of an audit takes jinja2, which cannot be imported: {error}.",
-            mend="pip install 'frostline[audit]'",
-        ) from error
-
-
 def audit_page(path: Path, page: AuditPage) -> None:
     """Write the page; every text in it is escaped, and it loads nothing.
 
     Raises:
-        ConfigError: jinja2 is not installed.
         OSError: the file cannot be written.
     """
-    require_page()
-    import jinja2
-
-    template = (files("frostline.reports") / "audit_page.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.from_string(template).render(page=page)
-    # a name that is no text shows as a replacement character
-    write_text(path, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    write_page(path, "audit_page.html.jinja", page)

@@ -9,6 +9,7 @@ __all__ = [
     "predict",
     "pretrain",
     "probe",
+    "soup",
     "starting",
     "sweep",
     "train",

@@ -83,33 +83,38 @@ class Run:
         """The K class names, in the order of the logits."""
         return tuple(self._saved.labels)
 
-    def predict(self, pictures: Sequence[Image.Image | str | Path], *, device: str = "cpu") -> list[Prediction]:
-        """Label pictures, given as PIL images or as paths.
+    def predict(
+        self,
+        pictures: Sequence[Image.Image | str | Path],
+        *,
+        device: str = "cpu",
+        calibrated: bool = True,
+        workers: int = 0,
+    ) -> list[Prediction]:
+        """Label pictures, given as PIL images or as paths, as ``frostline predict`` does.
+
+        Args:
+            pictures: any number; the command keeps what is done where they are very many.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            calibrated: divide the logits by the temperature that the run fitted on validation, where it has one.
+            workers: processes that decode; 0 decodes in this one.
 
         Raises:
             ConfigError: it is a run of a module that is not trusted.
             DataError: a file cannot be read.
         """
-        from frostline.data import evaluation_transform, open_picture
-        from frostline.evaluation import label_pictures
+        from frostline.runs.labelling import GivenPictures, labeller_of
+        from frostline.runs.predict import device_of
 
-        openers = [_opener(picture, open_picture) for picture in pictures]
-        if not openers:
+        if not pictures:
             return []
-        transform = evaluation_transform(self._saved.preprocessing)
-        rows = label_pictures(self._saved.model, openers, transform, device=device).tolist()
-        labelled = [dict(zip(self.labels, row, strict=True)) for row in rows]
-        return [Prediction(max(row, key=row.__getitem__), row) for row in labelled]
-
-
-def _opener(picture: Any, open_picture: Any) -> Any:
-    from PIL import ImageOps
-
-    from frostline.data import to_rgb
-
-    if isinstance(picture, str | Path):
-        return lambda: open_picture(picture)
-    return lambda: to_rgb(ImageOps.exif_transpose(picture))
+        labeller = labeller_of(self.folder, self._saved, device=device_of(device), calibrated=calibrated)
+        found = []
+        for labelled in labeller.label(GivenPictures(pictures), range(len(pictures)), workers=workers):
+            if labelled.unreadable:
+                raise labelled.unreadable[0].fault
+            found += [dict(zip(self.labels, row, strict=True)) for row in labelled.probabilities.tolist()]
+        return [Prediction(max(row, key=row.__getitem__), row) for row in found]
 
 
 def compose(

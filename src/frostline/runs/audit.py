@@ -38,7 +38,7 @@ from frostline.data.geometry import resized
 from frostline.data.loading import worker_count
 from frostline.data.progress import Progress
 from frostline.errors import ConfigError, DataError
-from frostline.reports import AuditPage, audit_page, require_page
+from frostline.reports import AuditPage, audit_page
 from frostline.runs.audit_files import DUPLICATES, excluded, optional_kinds, write_audit, write_exclude, write_findings
 from frostline.runs.audit_report import Thumbnails, by_kind, looks, printable, sections, summary
 from frostline.runs.folder import make_folder
@@ -118,7 +118,6 @@ def _check(config: DictConfig, node: AuditNode) -> None:
         raise ConfigError(f"audit.shown={node.shown}", mend="Give a whole number of at least 1.")
     if node.exclude and Path(node.exclude).is_dir():
         raise ConfigError(f"audit.exclude={node.exclude} is a folder", mend="Name a file, such as bad.txt.")
-    require_page()
     if node.labels:
         require_cleanlab()
 

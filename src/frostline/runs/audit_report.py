@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from frostline.auditing import Finding, Kind, Place, Scan, SplitScan
 from frostline.data import ImageSplit
 from frostline.errors import FrostlineError
-from frostline.reports import THUMBNAIL, PageFinding, PagePicture, PageSection, PageTable
+from frostline.reports import THUMBNAIL, PageFinding, PagePicture, PageSection, PageTable, thumbnail
 
 _PICTURES = 6  # of a finding
 _PAGE_BYTES = 5_000_000  # of all thumbnails: a third more as base64, the page stays below 8 MB
-_TINY = 40  # pixels
 _WIDEST = 96  # characters of a problem on the screen
 
 
@@ -140,14 +137,7 @@ class Thumbnails:
             picture = self.splits[place.split].image(place.index)
         except FrostlineError:
             return None
-        if max(picture.size) <= _TINY:
-            # its pixels are to be seen, not what a browser makes of them
-            factor = THUMBNAIL // max(picture.size)
-            picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=78)
-        return file.getvalue()
+        return thumbnail(picture, THUMBNAIL)
 
 
 def sections(findings: Sequence[Finding], thumbnails: Thumbnails, *, shown: int) -> Iterator[PageSection]:

@@ -45,6 +45,7 @@ from frostline.features import (
     size_text,
 )
 from frostline.features.boundary import Forward
+from frostline.features.planning import fixed_views
 from frostline.freezing import Position
 from frostline.runs.parts import Parts, rank_count
 from frostline.runs.sizes import readable_size
@@ -185,9 +186,13 @@ class _Look:
         finally:
             task.enter(schedule, schedule.start)
 
+    def _views(self, number: int) -> int:
+        changes = self._facts.changes_each_epoch
+        return fixed_views(self._parts.schedule.phases[number], changes_each_epoch=changes)
+
     def _fitting(self, number: int, cut: Boundary | Cut, features: Tensor, frozen: float) -> Place:
         """The place, if the store or the memory has room for what passes there."""
-        views, splits = self._parts.schedule.phases[number].cache.views, self._parts.data.splits
+        views, splits = self._views(number), self._parts.data.splits
         row = features[0].numel() * features.element_size()
         rows = sum(len(pictures) * (views if split == "train" else 1) for split, pictures in splits.items())
         if rows * row > max(self._store.limit, IN_MEMORY):
@@ -315,7 +320,8 @@ class RunCache:
         if number > 0:
             return False
         phase, data = self._parts.schedule.phases[0], self._parts.data
-        verdict = Verdict(phase.name, CacheMode(phase.cache.mode), phase.cache.views, epochs=0)
+        views = fixed_views(phase, changes_each_epoch=data.changes_each_epoch)
+        verdict = Verdict(phase.name, CacheMode(phase.cache.mode), views, epochs=0)
         splits = [split for split in ("train", "val") if split in data.splits]
         if self._made([verdict], [self._body(boundary)]).is_found(0, splits):
             self._warm.add(number)

@@ -9,9 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from frostline.backbones import holds_module
 from frostline.config import load_config
 from frostline.exporting import Card, Facts
 from frostline.runs.folder import RunFolder, read_json
+from frostline.runs.identity import recorded_splits
+from frostline.runs.ledger import counted
 from frostline.writing import write_text
 
 
@@ -47,15 +50,32 @@ def write_card(
         facts=facts,
         counts={name: _count(split) for name, split in splits.items() if _count(split)},
         training=_training(config, provenance),
-        scores=scores,
+        # a split that training left alone may have been scored by `evaluate` since
+        scores={**_evaluated(folder), **scores},
         intervals={f"{split}/{name}": ends for split in ("val", "test") for name, ends in _intervals(folder, split)},
-        test_looks=read_json(folder.evaluation("test")).get("looks", {}).get("count"),
+        test_looks=_looks(folder, config),
         fingerprint=str(provenance.get("data_fingerprint", "")),
         files=files,
+        of_timm=not holds_module(folder.model),
     )
     path = folder.model / "README.md"
     write_text(path, card.text())
     return path
+
+
+def _looks(folder: RunFolder, config: DictConfig) -> int | None:
+    """How often the test split has been scored by now, by other runs too; None where this run has not."""
+    known = read_json(folder.evaluation("test")).get("looks", {}).get("count")
+    split = recorded_splits(folder).get("test")
+    if known is None:
+        return None
+    later = counted(folder, split, output=OmegaConf.select(config, "output")).count if split is not None else 0
+    return max(int(known), later)
+
+
+def _evaluated(folder: RunFolder) -> dict[str, float]:
+    splits = {split: read_json(folder.evaluation(split)).get("scores", {}) for split in ("val", "test")}
+    return {f"{split}/{name}": found["value"] for split, scores in splits.items() for name, found in scores.items()}
 
 
 def _intervals(folder: RunFolder, split: str) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -70,11 +90,14 @@ def _count(split: Any) -> int:
 
 def _training(config: DictConfig, provenance: dict[str, Any]) -> dict[str, str]:
     def value(key: str) -> str:
-        return str(OmegaConf.select(config, key, default=""))
+        found = OmegaConf.select(config, key)
+        return "" if found is None else str(found)
 
     phases = OmegaConf.select(config, "freeze.phases") or {}
     weights = provenance.get("weights", {})
+    averaged, several = _averaged(provenance.get("soup", {}))
     found = {
+        "averaged weights": averaged,
         "starting weights": _without_folders(str(weights.get("source", ""))),
         "SHA-256 of them": str(weights.get("sha256") or ""),
         "freeze schedule": ", then ".join(str(name) for name in phases),
@@ -82,11 +105,22 @@ def _training(config: DictConfig, provenance: dict[str, Any]) -> dict[str, str]:
         "base learning rate": value("optimizer.lr"),
         "most epochs": value("trainer.max_epochs"),
         "batch size": value("data.batch_size"),
-        "seed": value("seed"),
+        "seed": "" if several else value("seed"),
         "code": str(provenance.get("code") or ""),
         "started": str(provenance.get("started", "")),
     }
     return {name: shown for name, shown in found.items() if shown}
+
+
+def _averaged(soup: Mapping[str, Any]) -> tuple[str, bool]:
+    """How weights were averaged, in words; and whether of several runs, for which one seed cannot speak."""
+    runs = soup.get("runs", [])
+    if "alpha" in soup:
+        share = f"{soup['alpha']:g} of the fine-tuned and {1 - soup['alpha']:g} of the pre-trained backbone"
+        return f"{share} (WiSE-FT), chosen by {soup['metric']}", False
+    kept = sum(run["kept"] for run in runs)
+    words = f"{soup['kind']} soup of {kept} of {len(runs)} runs, by {soup['metric']}" if runs else ""
+    return words, len(runs) > 1
 
 
 def _without_folders(source: str) -> str:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from frostline.config import spec_of
 from frostline.errors import ConfigError, StorageError
+from frostline.evaluation.summary import CALIBRATED
 from frostline.reports import ComparisonPlot, PlottedRow, comparison_plot
 from frostline.runs.compare_pictures import Pictures
 from frostline.runs.compare_rows import (
@@ -23,7 +24,7 @@ from frostline.runs.compare_rows import (
     with_interval,
 )
 from frostline.runs.compare_runs import FinishedRun, Found, find_runs, read_runs
-from frostline.runs.compare_settings import settings_of
+from frostline.runs.compare_settings import printable, settings_of
 from frostline.runs.compare_tables import (
     ComparisonTable,
     as_latex,
@@ -35,6 +36,7 @@ from frostline.runs.compare_tables import (
     screen_rows,
 )
 from frostline.runs.folder import make_folder, overrides_hash
+from frostline.runs.ledger import counted
 from frostline.runs.sweep import write_csv
 from frostline.runs.tables import print_table
 from frostline.specs import Against, CompareSpec, Mode
@@ -57,7 +59,7 @@ def compare(config: DictConfig) -> ComparisonTable:
     larger = larger_is_better(spec.metric, spec.mode)
     found = find_runs(spec.runs)
     runs = read_runs(found, spec.metric)
-    table = _table(spec, runs, found, larger=larger)
+    table = table_of(spec, runs, found, larger=larger)
     folder = _folder(spec, found)
     _write(folder, table)
     _show(table, folder)
@@ -72,15 +74,19 @@ def larger_is_better(metric: str, mode: Mode | None) -> bool:
     """
     if mode is not None:
         return mode is Mode.max
-    name = metric.rpartition("/")[2]
+    split, _, name = metric.rpartition("/")
+    name = name.removesuffix(CALIBRATED)
+    # a gap is the score of training pictures less that of others: what is better for the score is overfitting here
+    overfitting = split == "gap"
     if name.endswith(_HIGHER):
-        return True
+        return not overfitting
     if name.endswith(_LOWER):
-        return False
+        return overfitting
     raise ConfigError(f"metric={metric}: is a larger or a smaller value better?", mend="Add mode=max or mode=min.")
 
 
-def _table(spec: CompareSpec, runs: Sequence[FinishedRun], found: Found, *, larger: bool) -> ComparisonTable:
+def table_of(spec: CompareSpec, runs: Sequence[FinishedRun], found: Found, *, larger: bool) -> ComparisonTable:
+    """What is said of some runs; what is left out of it is told in its notes."""
     columns, settings, rest = settings_of(
         [run.config for run in runs], [run.overrides for run in runs], by=spec.by, config_dirs=spec.config_dirs
     )
@@ -97,8 +103,17 @@ def _table(spec: CompareSpec, runs: Sequence[FinishedRun], found: Found, *, larg
     best = best_rows(rows, larger=larger)
     comparisons = tests_between(rows, pictures, best=best if spec.against is Against.best else None)
     table = ComparisonTable(spec.metric, columns, rows, best, comparisons)
-    notes = [*notes, *doubled, *_pooled(rest), *_apart(table), *_several_papers(table)]
-    notes += [f"left out: {name}: {why}" for name, why in found.left_out]
+    notes = [
+        *notes,
+        *doubled,
+        *_looks(runs, spec.metric),
+        *_pooled(rest),
+        *_apart(table),
+        *_turned(table),
+        *_several_papers(table),
+    ]
+    # what jobs of someone else's sweep were called and how they failed
+    notes += [printable(f"left out: {name}: {why}") for name, why in found.left_out]
     return replace(table, caption=_caption(spec, table, drawn, larger=larger), notes=notes)
 
 
@@ -126,6 +141,17 @@ def data_versions(runs: Sequence[FinishedRun]) -> tuple[list[str], list[str]]:
     return letters, [said]
 
 
+def _looks(runs: Sequence[FinishedRun], metric: str) -> list[str]:
+    if not metric.startswith("test/"):
+        return []
+    splits = {run.scored_on: run.folder for run in runs if run.scored_on is not None}
+    most = max((counted(folder, split).count for split, folder in splits.items()), default=0)
+    if most < 2:
+        return []
+    which = "the test split has" if len(splits) == 1 else "one of the test splits has"
+    return [f"{which} been scored {most} times; whoever chooses among these runs does so by metric=val/..."]
+
+
 def _pooled(rest: Sequence[tuple[str, ...]]) -> list[str]:
     if len(set(rest)) <= 1:
         return []
@@ -141,6 +167,15 @@ def _apart(table: ComparisonTable) -> list[str]:
         return []
     return [
         f"scored on other pictures than the first row, and compared with their like alone: {', '.join(others)}",
+    ]
+
+
+def _turned(table: ComparisonTable) -> list[str]:
+    named = [table.name(number) for number in range(len(table.rows)) if table.verdict(number) == "unclear"]
+    return [
+        f"{name} is ahead over the runs that it shares with the best row, and behind over all runs of both: which one "
+        "is better is not known before both have the same runs"
+        for name in named
     ]
 
 

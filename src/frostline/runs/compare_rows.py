@@ -179,10 +179,12 @@ def _with_interval_of_pictures(row: Row, pictures: Pictures) -> Row:
     if resampled is None:
         which = "runs that do not differ" if several else "a single run"
         return replace(row, method=f"none: {which}, and predictions that do not give the metric")
-    right = np.stack([pictures.predictions[run].right for run in row.runs]) if pictures.accuracy else None
-    if right is not None and right.sum() in (0, right.size):
-        # no resample of pictures that are all right, or all wrong, is any different, which is no certainty
-        exact = exact_proportion(int(right[0].sum()), right.shape[1])
+    right = np.concatenate([pictures.predictions[run].right for run in row.runs])
+    if pictures.accuracy and (right.all() or not right.any()):
+        # no resample of pictures that are all right, or all wrong, is any different, which is no certainty; each
+        # picture counts once, whether all runs have labelled it or it is in the fold of one
+        count = sum({one.pictures: len(one.names) for one in map(pictures.predictions.__getitem__, row.runs)}.values())
+        exact = exact_proportion(count if right.all() else 0, count)
         return replace(row, interval=exact, method="exact binomial over pictures")
     method = "bootstrap over pictures" + (", where the runs do not differ" if several else "")
     return replace(row, interval=percentile_interval(resampled), method=method)

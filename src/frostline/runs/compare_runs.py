@@ -71,27 +71,28 @@ def find_runs(named: Any) -> Found:
 def _paths(entry: str) -> Iterator[Path]:
     path = Path(entry).expanduser().absolute()
     if path.exists() or not glob.has_magic(entry):
-        if not (_is_run(path) or _is_sweep(path)):
+        if not (_is_run(path) or is_sweep(path)):
             mend = f"Name the folder of a run or of a sweep, or a pattern: runs='{entry.rstrip('/')}/*'."
             raise ConfigError(f"runs={entry} is neither a run nor a sweep", mend=mend)
         yield path
         return
-    matches = [path for path in map(Path, sorted(glob.glob(str(path)))) if _is_run(path) or _is_sweep(path)]
+    matches = [path for path in map(Path, sorted(glob.glob(str(path)))) if _is_run(path) or is_sweep(path)]
     if not matches:
         raise ConfigError(f"runs={entry}: no run and no sweep is called so", mend="Look with: ls -d PATTERN")
     yield from matches
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() and not _is_sweep(path)
+    return (path / "config.yaml").is_file() and not is_sweep(path)
 
 
-def _is_sweep(path: Path) -> bool:
+def is_sweep(path: Path) -> bool:
+    """Whether a folder is that of a sweep."""
     return any(path.glob(".job-*.json"))
 
 
 def _look_into(path: Path, found: Found) -> None:
-    if not _is_sweep(path):
+    if not is_sweep(path):
         found.add(RunFolder(path))
         return
     found.sweeps.append(path)

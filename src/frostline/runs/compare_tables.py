@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from frostline.runs.sweep import markdown
 from frostline.specs import PaperSpec
 
 NONE = "-"
+_SIGNED = re.compile(r"[+-]\d[\d.]*")
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,21 @@ class ComparisonTable:
         return found is not None and found[1] is not None and found[1] >= ALPHA
 
     def verdict(self, number: int) -> str:
-        """``best``, ``tied``, ``worse``, or ``untested`` where nothing pairs the row with the best one."""
+        """How a row stands to the best one.
+
+        ``best``, ``tied``, ``worse``, ``unclear`` where the runs that both have say the contrary of their means, or
+        ``untested`` where nothing pairs the row with the best one.
+        """
         if self.is_best(number):
             return "best"
         found = self.against_best(number)
         if found is None or found[1] is None:
             return "untested" if len(self.rows) > 1 else ""
-        return "tied" if self.is_tied(number) else "worse"
+        if self.is_tied(number):
+            return "tied"
+        row = self.rows[number]
+        behind = row.mean - self.rows[self.best[row.block]].mean
+        return "worse" if found[0] * behind > 0 else "unclear"
 
     def name(self, number: int) -> str:
         """A row in a few words."""
@@ -180,10 +190,12 @@ def as_latex(table: ComparisonTable) -> str:
     place = len(table.columns)
     lines = []
     for number in range(len(table.rows)):
-        row = [_latex_cell(cell) if at > place else latex_text(cell) for at, cell in enumerate(cells(table, number))]
+        row = [_latex_cell(cell) if at >= place else latex_text(cell) for at, cell in enumerate(cells(table, number))]
         row[place] = rf"\textbf{{{row[place]}}}" if table.is_best(number) else row[place]
         row[place] += _LATEX["†"] if table.is_tied(number) else ""
-        lines.append(" & ".join(row) + r" \\")
+        # what ends the line above would take these for its own: \\[LENGTH] and \\*
+        start = "{}" if row[0].startswith(("[", "*")) else ""
+        lines.append(start + " & ".join(row) + r" \\")
     caption = latex_text(" ".join([*table.caption, *footnotes(table)]))
     label = table.metric.replace("/", "-").replace("_", "-")
     return "\n".join(
@@ -212,7 +224,7 @@ def _latex_cell(text: str) -> str:
     if text == NONE:
         return "--"
     found = latex_text(text).replace(" [", "$^{").replace("]", "}$")
-    return f"${found}$" if found[:1] in "+-" else found.replace(r"\textless{} ", "$<$")
+    return _SIGNED.sub(r"$\g<0>$", found).replace(r"\textless{} ", "$<$")
 
 
 def figures(table: ComparisonTable) -> tuple[list[str], list[list[object]]]:

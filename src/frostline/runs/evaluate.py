@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from lightning import Trainer
 from omegaconf import DictConfig
+from torch import nn
 
 from frostline.config import build, check_targets, load_config, spec_of, trusted_targets
 from frostline.data import FILE_LIMIT, PIXEL_LIMIT, ImageData
@@ -20,6 +20,7 @@ from frostline.runs.ledger import look
 from frostline.runs.parts import SUPPLIED, make_loss, make_metrics, rank_count, takes_channels_last
 from frostline.runs.saved import load_saved
 from frostline.runs.scoring import Findings, read_temperature, speed_of, write_speed
+from frostline.runs.trainers import scoring_trainer
 from frostline.specs import SpeedSpec
 from frostline.tasks import ScoringTask
 
@@ -51,15 +52,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data.prepare(saved.preprocessing, augmentation, seed=run.seed)
     for note in augmentation.notes([config.split]):
         print(f"note: {note}")
-    channels_last = takes_channels_last(spec_of(run.speed, SpeedSpec), saved.model)
-    task = ScoringTask(
-        saved.model,
-        make_loss(run, data.class_counts("train")),
-        make_metrics(run.metrics, len(data.classes)),
-        channels_last=channels_last,
-        test_as=config.split,
-    )
-    trainer = _trainer(config)
+    task = scoring_task(run, data, saved.model, test_as=config.split)
+    trainer = scoring_trainer(config.trainer)
     scores = trainer.test(task, dataloaders=data.loader(config.split), verbose=False)[0]
     found = Findings({name: float(value) for name, value in scores.items()}, temperature=read_temperature(folder))
     if config.split == "val" and same and found.temperature is None:
@@ -72,7 +66,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     shown_as = config.split if same else f"{config.split}-{split_fingerprint(pictures)[:8]}"
     found.describe(task, config.split, pictures, data.classes, folder, written_as=shown_as)
     found.speed = speed_of(
-        trainer, saved.model, size=saved.preprocessing.size, batch_size=data.batch_size, last=channels_last
+        trainer, saved.model, size=saved.preprocessing.size, batch_size=data.batch_size, last=task.channels_last
     )
     write_speed(folder, found.speed)
     show_findings(found)
@@ -81,6 +75,24 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     seconds = time.perf_counter() - started
     print(f"{len(pictures)} pictures in {seconds:.1f} s; details: {folder.evaluation(shown_as)}")
     return {**found.flat(), "seconds": seconds}
+
+
+def scoring_task(run: DictConfig, data: ImageData, model: nn.Module, *, test_as: str = "test") -> ScoringTask:
+    """What scores a model by the loss and the metrics of a run.
+
+    Args:
+        run: its config.
+        data: its data, loaded.
+        model: takes ``[B, C, H, W]``.
+        test_as: the name of the split that ``trainer.test`` scores.
+    """
+    return ScoringTask(
+        model,
+        make_loss(run, data.class_counts("train")),
+        make_metrics(run.metrics, len(data.classes)),
+        channels_last=takes_channels_last(spec_of(run.speed, SpeedSpec), model),
+        test_as=test_as,
+    )
 
 
 # of a run's division nothing is derived again: its ``splits.csv`` says what was where
@@ -171,17 +183,3 @@ def require_pictures(data: ImageData, split: str, folder: RunFolder, *, moved: b
     if seen := sum(key in trained for key in key_texts(data.splits[split])):
         print(f"note: {seen} of them were trained on, so that the scores say too much")
     return False
-
-
-def _trainer(config: DictConfig) -> Trainer:
-    """Lightning's Trainer on the device that ``trainer`` names, for one look."""
-    trainer: Trainer = build(
-        config.trainer,
-        "trainer",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    return trainer

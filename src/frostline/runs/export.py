@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from frostline.backbones import SavedModel, holds_module, load_timm_folder
 from frostline.config import check_targets, load_config, trusted_targets
-from frostline.data import open_picture
 from frostline.errors import ConfigError, FrostlineError, StorageError, suggestion
 from frostline.exporting import (
     FORMATS,
@@ -43,7 +42,7 @@ from frostline.runs.evaluate import run_data
 from frostline.runs.exported_input import as_input
 from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.parts import SUPPLIED
-from frostline.runs.predict import named_pictures
+from frostline.runs.predict_inputs import InputSpec, named_pictures
 from frostline.runs.saved import load_saved
 from frostline.runs.scoring import temperature_of
 from frostline.runs.sizes import readable_size
@@ -83,7 +82,8 @@ def export(config: DictConfig) -> None:
     folder = RunFolder.existing(config.run)
     formats = _formats(config)
     saved = load_saved(folder, trust=config.trust, config_dirs=config.config_dirs)
-    facts = Facts(saved.labels, saved.preprocessing, architecture(folder), temperature_of(folder))
+    calibrated = Facts(saved.labels, saved.preprocessing, architecture(folder), temperature_of(folder))
+    facts = calibrated if config.calibrated else replace(calibrated, temperature=1.0)
     model = PictureClassifier(saved.model, saved.preprocessing, facts.temperature)
     shown, calibration = _pictures(config, folder, saved)
     target = Path(config.output).expanduser().absolute() if config.output else folder.path / "export"
@@ -100,7 +100,8 @@ def export(config: DictConfig) -> None:
         [size_of(folder.model), *(size_of(one.folder) for one in exported)],
     )
     _tell(exported, timings, target)
-    card = write_card(folder, facts, folder.read_metrics(), [(one.folder.name, one.sentence()) for one in exported])
+    files = [(one.folder.name, one.sentence()) for one in exported]
+    card = write_card(folder, calibrated, folder.read_metrics(), files)
     if "timm" in formats:
         shutil.copy2(card, target / "timm" / card.name)
     print(f"card: {card}")
@@ -111,7 +112,11 @@ def export(config: DictConfig) -> None:
 
 def _formats(config: DictConfig) -> list[str]:
     """The formats that ``format`` names, one or a list; each can be written here."""
-    names = [config.format] if isinstance(config.format, str) else [str(name) for name in config.format]
+    names = [config.format] if isinstance(config.format, str) else [str(name) for name in config.format or []]
+    if not names:
+        raise ConfigError("format= names none", mend=f"Choose of {', '.join(CHOICES)}.")
+    if config.pictures < 1:
+        raise ConfigError(f"pictures={config.pictures}: parity takes a picture", mend="Give 1 or more; 128 is usual.")
     for name in names:
         if name not in CHOICES:
             raise ConfigError(f"format={name} is none", mend=suggestion(name, CHOICES, known_as="formats"))
@@ -131,8 +136,8 @@ def _pictures(config: DictConfig, folder: RunFolder, saved: SavedModel) -> tuple
     The labels are not looked at, so that the test split keeps its seal.
     """
     if config.images is not None:
-        paths = named_pictures(Path(config.images).expanduser())
-        opened = _batches([open_picture(paths[at]) for at in _spread(len(paths), config.pictures)], saved.preprocessing)
+        given = named_pictures(InputSpec(config.images)).split
+        opened = _batches([given.image(at) for at in _spread(len(given), config.pictures)], saved.preprocessing)
         return opened, opened
     run = load_config(folder.config)
     check_targets(run, allowed=trusted_targets(config.config_dirs), trust=config.trust, supplied=SUPPLIED)
@@ -198,7 +203,7 @@ def _export_int8(
     calibration: Sequence[Tensor],
     least: float,
 ) -> Exported:
-    print(f"export    {name} int8, by {sum(map(len, calibration))} training pictures ...", flush=True)
+    print(f"export    {name} int8, by {sum(map(len, calibration))} pictures ...", flush=True)
     with _made(target / f"{name}_int8") as partial:
         onnx, whole = FORMATS["onnx"](), partial / "whole"
         whole.mkdir()

@@ -86,6 +86,11 @@ class RunFolder:
         return self.path / "calibration.json"
 
     @property
+    def report(self) -> Path:
+        """The run as one page."""
+        return self.path / "report.html"
+
+    @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self.metrics.is_file()

@@ -25,7 +25,10 @@ from frostline.config import conf_folder, load_config, save_config
 from frostline.errors import ConfigError
 from frostline.runs.folder import RunFolder, read_json, write_json
 
-LEFT_OUT = ("folder", "output", "name", "debug", "run", "resume", "rerun", "trust", "config_dirs", "logger", "paper")
+LEFT_OUT = (
+    *("folder", "output", "name", "debug", "run", "resume", "rerun", "trust", "config_dirs", "logger", "paper"),
+    "report",
+)
 """Keys that do not change the result; ``data.workers`` is another one."""
 
 PACKAGES = ("torch", "timm", "lightning", "peft")

@@ -66,9 +66,10 @@ def ledger_of(folder: RunFolder, output: str | None = None) -> Path:
         folder: of the run.
         output: the output folder that its config names.
     """
-    above = folder.path.absolute().parents[:_LEVELS]
-    if output is not None and Path(output) in above:
-        return Path(output) / LEDGER
+    # a link to a run is that run
+    above = folder.path.resolve().parents[:_LEVELS]
+    if output is not None and (named := Path(output).resolve()) in above:
+        return named / LEDGER
     found = next((parent / LEDGER for parent in above if (parent / LEDGER).is_file()), None)
     return found or above[0] / LEDGER
 
@@ -83,11 +84,11 @@ def look(folder: RunFolder, split: str, *, pictures: int, command: str, output: 
         folder: of the run, with its ``model/``.
         split: the fingerprint of the split.
         pictures: how many there are.
-        command: ``train``, ``probe`` or ``evaluate``.
+        command: ``train``, ``probe``, ``soup`` or ``evaluate``.
         output: the output folder that the run's config names.
     """
     ledger = ledger_of(folder, output)
-    run = os.path.relpath(folder.path.absolute(), ledger.parent)
+    run = os.path.relpath(folder.path.resolve(), ledger.parent)
     line = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "split": split,
@@ -108,6 +109,20 @@ def look(folder: RunFolder, split: str, *, pictures: int, command: str, output: 
         earlier = [*_readable(ledger), line]
     runs = [found.get("run") for found in earlier if found.get("split") == split]
     return Looks(len(runs), len({*runs} - {run}), ledger, fault)
+
+
+def counted(folder: RunFolder, split: str, *, output: str | None = None) -> Looks:
+    """How often a test split was scored until now; nothing is written down.
+
+    Args:
+        folder: of a run.
+        split: the fingerprint of the split.
+        output: the output folder that the run's config names.
+    """
+    ledger = ledger_of(folder, output)
+    run = os.path.relpath(folder.path.resolve(), ledger.parent)
+    runs = [found.get("run") for found in _readable(ledger) if found.get("split") == split]
+    return Looks(len(runs), len({*runs} - {run}), ledger)
 
 
 def model_hash(folder: RunFolder) -> str:

@@ -2,76 +2,148 @@
 
 from __future__ import annotations
 
-import functools
-import time
+import hashlib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from frostline.data import evaluation_transform, find_pictures, open_picture
-from frostline.errors import ConfigError, DataError
-from frostline.evaluation import label_pictures, prediction_table, write_predictions
+from frostline.errors import ConfigError, StorageError
+from frostline.evaluation import Labeller, PredictionParts, prediction_columns
+from frostline.evaluation.tables import require_known_suffix
 from frostline.runs.folder import RunFolder
+from frostline.runs.labelling import labeller_of
+from frostline.runs.locking import held
+from frostline.runs.predict_inputs import InputSpec, named_pictures
+from frostline.runs.predict_table import PART, PredictedTable
 from frostline.runs.saved import load_saved
+from frostline.runs.scoring import read_temperature
+from frostline.specs import OnError
 
 
 def predict(config: DictConfig) -> None:
     """Write a table with a label and class probabilities for each picture.
 
+    What is done is kept in parts beside the output until the table is whole, so that the same command goes on where it
+    was stopped, however it was.
+
     Raises:
-        ConfigError: there is no such run, no such device, the output is neither ``.csv`` nor ``.parquet``, or the run
-            is of a module that is not trusted.
+        ConfigError: there is no such run, no such device, the output is there already or neither ``.csv`` nor
+            ``.parquet``, another value is out of its range, or the run is of a module that is not trusted.
         DataError: there is no picture, or one cannot be read.
+        Interrupted: a signal came.
+        StorageError: something cannot be written.
     """
+    output = _free_output(config)
     folder = RunFolder.existing(config.run)
-    output = Path(config.output).expanduser().absolute()
-    if output.suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"output={config.output}: predictions are .csv or .parquet", mend="Choose one of the two.")
-    paths = named_pictures(Path(config.images).expanduser())
-    saved = load_saved(folder, trust=config.get("trust", []), config_dirs=config.get("config_dirs", []))
-    started = time.perf_counter()
-    probabilities = label_pictures(
-        saved.model,
-        [functools.partial(open_picture, path) for path in paths],
-        evaluation_transform(saved.preprocessing),
-        batch_size=config.batch_size,
+    saved = load_saved(folder, trust=config.trust, config_dirs=config.config_dirs)
+    labeller = labeller_of(
+        folder,
+        saved,
         device=device_of(config.device),
-        progress=_progress(len(paths)),
+        batch_size=config.batch_size,
+        calibrated=config.calibrated,
+        precision=config.precision,
     )
-    write_predictions(prediction_table([str(path) for path in paths], probabilities, saved.labels), output)
-    seconds = time.perf_counter() - started
-    counts = torch.bincount(probabilities.argmax(dim=1), minlength=len(saved.labels))
-    for name, count in zip(saved.labels, counts.tolist(), strict=True):
-        print(f"  {name if name.isprintable() else repr(name)}: {count}")
-    print(f"{len(paths)} pictures in {seconds:.1f} s ({len(paths) / seconds:.0f} a second)")
-    print(f"predictions: {output}")
+    _check(config, labeller)
+    pictures = named_pictures(_input_spec(config))
+    print(f"{len(pictures.split):,} pictures; {_calibration(folder, labeller, wanted=config.calibrated)}")
+    place = output.with_name(output.name + ".parts")
+    parts = PredictionParts(place)
+    with held(place / ".lock", what=str(place)):
+        if changed := parts.begin(_settings(config, folder, labeller)):
+            print(f"note: all are labelled anew, since what {place} has was made otherwise: {'; '.join(changed)}")
+        table = PredictedTable(
+            labeller,
+            pictures,
+            parts,
+            top_k=config.top_k,
+            skips=config.on_error == OnError.skip,
+            workers=config.workers,
+        )
+        try:
+            table.write(output)
+            parts.clear()
+        finally:
+            (place / ".lock").unlink(missing_ok=True)
+            parts.close()
 
 
-def named_pictures(source: Path) -> list[Path]:
-    """The pictures that ``images=`` names: a file, a folder searched in depth, or a ``.txt`` list of paths.
-
-    Raises:
-        DataError: there is none.
-    """
-    if source.is_dir():
-        found = [source / name for name in find_pictures(source)[0]]
-    elif source.suffix == ".txt" and source.is_file():
-        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines()]
-        found = [_beside(source, line) for line in lines if line]
-    elif source.is_file():
-        found = [source]
-    else:
-        mend = "Name a picture, a folder or a .txt list."
-        raise DataError(f"images={source}: there is no such file or folder", mend=mend)
-    if not found:
-        raise DataError(f"images={source} holds no picture", mend="Name a folder with .jpg, .png or other pictures.")
-    return found
+def _free_output(config: DictConfig) -> Path:
+    output = Path(config.output).expanduser().absolute()
+    require_known_suffix(output)
+    if output.exists() and not config.overwrite:
+        raise ConfigError(f"output={config.output} is there already", mend="Name another file, or overwrite=true.")
+    return output
 
 
-def _beside(source: Path, line: str) -> Path:
-    path = Path(line).expanduser()
-    return path if path.is_absolute() else source.parent / path
+def _check(config: DictConfig, labeller: Labeller) -> None:
+    classes = len(labeller.labels)
+    if config.top_k is not None and not 1 <= config.top_k <= classes:
+        raise ConfigError(f"top_k is {config.top_k}.", mend=f"Give a number from 1 to {classes}, the classes, or null.")
+    if config.workers != "auto" and not (type(config.workers) is int and config.workers >= 0):
+        raise ConfigError(f"workers is {config.workers!r}.", mend="Give a whole number from 0, or auto.")
+    for name in ("pixel_limit", "file_limit"):
+        if config[name] < 1:
+            raise ConfigError(f"{name} is {config[name]}.", mend="Give a whole number of at least 1.")
+    names = [*prediction_columns(labeller.labels, top_k=config.top_k), *config.keep_columns]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        mend = "Rename it in the table, or leave it out."
+        raise ConfigError(f"keep_columns: the output would have two columns '{twice[0]}'", mend=mend)
+
+
+def _input_spec(config: DictConfig) -> InputSpec:
+    return InputSpec(
+        config.images,
+        image_column=config.image_column,
+        keep_columns=tuple(config.keep_columns),
+        image_key=config.image_key,
+        all_there=config.on_error == OnError.stop,
+        pixel_limit=config.pixel_limit,
+        file_limit=config.file_limit,
+    )
+
+
+def _calibration(folder: RunFolder, labeller: Labeller, *, wanted: bool) -> str:
+    if not wanted:
+        return "probabilities are not calibrated (calibrated=false)"
+    if read_temperature(folder) is None:
+        return "probabilities are not calibrated: the run has no calibration.json, as without a val split"
+    return f"probabilities are calibrated (temperature {labeller.temperature:.4g})"
+
+
+def _settings(config: DictConfig, folder: RunFolder, labeller: Labeller) -> dict[str, Any]:
+    """All that a part depends on beside its rows, as plain JSON types."""
+    return {
+        "model": _model_hash(folder),
+        "temperature": labeller.temperature,
+        "decode": "exact" if labeller.exact else "fast",
+        "channels_last": labeller.channels_last,
+        "batch_size": labeller.batch_size,
+        "part": PART,
+        "device": labeller.device.type,
+        "precision": config.precision,
+        "top_k": config.top_k,
+        "keep_columns": list(config.keep_columns),
+        "pixel_limit": config.pixel_limit,
+        "file_limit": config.file_limit,
+    }
+
+
+def _model_hash(folder: RunFolder) -> str:
+    """SHA-256 of the weights, the labels and the preprocessing; not of the model card, which export writes anew."""
+    found = hashlib.sha256()
+    try:
+        for path in sorted(folder.model.iterdir()):
+            if path.is_file() and path.suffix != ".md":
+                with path.open("rb") as file:
+                    found.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    except OSError as error:
+        raise StorageError(f"{folder.model} cannot be read: {error.strerror}") from error
+    return found.hexdigest()
 
 
 def device_of(name: str) -> torch.device:
@@ -85,16 +157,3 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name}: this machine has no CUDA device", mend="device=cpu")
     return device
-
-
-def _progress(total: int):  # type: ignore[no-untyped-def]  # a closure over a terminal
-    import sys
-
-    if not sys.stdout.isatty():
-        return None
-
-    def show(done: int) -> None:
-        end = "\n" if done == total else "\r"
-        print(f"{done}/{total} pictures", end=end, flush=True)
-
-    return show

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 from torch import nn
 
-from frostline.backbones import save_module_folder, save_timm_folder
 from frostline.errors import ConfigError
 from frostline.features import Boundary
 from frostline.probing import Linear
@@ -21,6 +20,7 @@ from frostline.probing.selecting import HEAD, Candidate, as_text
 from frostline.reports import ProbePanel, ProbePlot
 from frostline.runs.folder import RunFolder
 from frostline.runs.probe_parts import ProbeParts
+from frostline.runs.saved import save_model
 from frostline.writing import write_text
 
 SETTINGS = ("lr", "weight_decay", "seed", "C", "k", "votes")
@@ -121,11 +121,8 @@ def write_model(parts: ProbeParts, folder: RunFolder, linear: Linear) -> None:
     assert isinstance(boundary, Boundary)
     put_head(boundary.classifier(model), linear)
     model.requires_grad_(True)
-    labels, preprocessing, head = parts.data.classes, parts.backbone.preprocessing, parts.backbone.head
-    if head is None:
-        save_timm_folder(model, folder.model, labels=labels, preprocessing=preprocessing)
-    else:
-        save_module_folder(model, folder.model, labels=labels, preprocessing=preprocessing, head=head)
+    backbone = parts.backbone
+    save_model(model, folder, labels=parts.data.classes, preprocessing=backbone.preprocessing, head=backbone.head)
 
 
 def put_head(classifier: nn.Module, linear: Linear) -> None:

@@ -177,12 +177,14 @@ class ProbeParts:
             finite |= torch.isin(torch.arange(len(features)) % len(labels), left_out)
         if not finite.all():
             at = int((~finite).nonzero()[0]) % len(labels)
-            name = self.data.splits[split].name(at)
-            raise NumericsError(
-                f"the backbone makes features of '{name}' ({split}) that are no numbers",
-                mend="Look at backbone.weights; speed.channels_last=false may help.",
-            )
+            raise self._no_number(split, at)
         return LabelledFeatures(features, labels)
+
+    def _no_number(self, split: str, index: int) -> NumericsError:
+        return NumericsError(
+            f"the backbone makes features of '{self.data.splits[split].name(index)}' ({split}) that are no numbers",
+            mend="Look at backbone.weights; speed.channels_last=false may help.",
+        )
 
     def _split(self, split: str, choices: Sequence[FeatureChoice], *, train: bool, view: int) -> SplitFeatures:
         data = self.data
@@ -196,25 +198,33 @@ class ProbeParts:
         )
         noted = len(self.store.notes)
         found = split_features(self.store, work)
+        skips, empty = train and data.on_error == "skip", found.unreadable().tolist()
+        readable = self._readable(deliveries, empty, skips=skips)
+        if readable is not None and len(found.computed) < len(choices):  # it could not be read at that time
+            found = split_features(self.store, work, anew=True)
+            readable = self._readable(deliveries, found.unreadable().tolist(), skips=skips)
         self.seconds += found.seconds
         _tell(split, view if self.views > 1 and train else None, found, work.count)
         for note in self.store.notes[noted:]:
             show(note)
-        self._refuse_unreadable(found, deliveries, skips=train and data.on_error == "skip")
+        if readable is not None:
+            raise self._no_number(split, readable)
         return found
 
-    def _refuse_unreadable(self, found: SplitFeatures, deliveries: Callable[..., Any], *, skips: bool) -> None:
-        empty = found.unreadable().tolist()
-        if skips or not empty:
-            return
-        # they are read again, for the reason
-        for _, unreadable in deliveries(positions=empty[:1]):
-            for picture in unreadable:
-                raise picture.fault
-        raise DataError(
-            "a picture could not be read when its features were computed, and can be now",
-            mend=f"Remove the features in {self.store.folder}, and probe again.",
-        )
+    def _readable(self, deliveries: Callable[..., Any], empty: Sequence[int], *, skips: bool) -> int | None:
+        """The first of some pictures without features that can be read; raises for the first that cannot.
+
+        Args:
+            deliveries: reads pictures of some positions.
+            empty: their positions.
+            skips: whether to pass over those that cannot.
+        """
+        for batch, unreadable in deliveries(positions=empty) if empty else ():
+            if unreadable and not skips:
+                raise unreadable[0].fault
+            if batch is not None:
+                return int(batch.indices[0])
+        return None
 
     def _keys(
         self, split: str, choices: Sequence[FeatureChoice], *, train: bool, view: int

@@ -1,4 +1,4 @@
-"""The model of a finished run, ready to label pictures."""
+"""The model of a run: saved in its folder, and loaded again, ready to label pictures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,42 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
-from frostline.backbones import SavedModel, holds_module, load_module_folder, load_timm_folder
+from frostline.backbones import (
+    SavedModel,
+    holds_module,
+    load_module_folder,
+    load_timm_folder,
+    save_module_folder,
+    save_timm_folder,
+)
 from frostline.config import build, check_targets, load_config, trusted_targets
 from frostline.errors import ConfigError
 from frostline.runs.folder import RunFolder
+from frostline.types import Preprocessing
+
+
+def save_model(
+    model: nn.Module, folder: RunFolder, *, labels: Sequence[str], preprocessing: Preprocessing, head: str | None
+) -> None:
+    """Write ``model/``: a timm folder, or the weights of a module that is not timm's.
+
+    Args:
+        model: with its classifier.
+        folder: of the run.
+        labels: the classes by index.
+        preprocessing: what the input looked like in training.
+        head: the path of the classifier of a module; None for a timm model.
+
+    Raises:
+        ConfigError: the labels are not those of the model.
+        StorageError: the folder cannot be written.
+    """
+    if head is None:
+        save_timm_folder(model, folder.model, labels=labels, preprocessing=preprocessing)
+    else:
+        save_module_folder(model, folder.model, labels=labels, preprocessing=preprocessing, head=head)
 
 
 def load_saved(folder: RunFolder, *, trust: Sequence[str] | None = (), config_dirs: Sequence[str] = ()) -> SavedModel:

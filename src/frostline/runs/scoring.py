@@ -16,6 +16,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 from frostline.data import ImageData
+from frostline.data.fingerprint import split_fingerprint
 from frostline.data.splits import ImageSplit, SplitView
 from frostline.data.stratify import share_of, subset
 from frostline.errors import DataError, StorageError
@@ -33,7 +34,7 @@ from frostline.evaluation import (
 )
 from frostline.features import in_eval
 from frostline.runs.folder import RunFolder, write_json
-from frostline.runs.ledger import Looks
+from frostline.runs.ledger import Looks, look
 from frostline.tasks import ScoringTask
 from frostline.writing import write_text
 
@@ -115,9 +116,13 @@ class Findings:
         write_evaluation(folder, SAMPLE, {**record, **more})
 
     def flat(self) -> dict[str, float]:
-        """What ``metrics.json`` holds: the scores, and of validation and test those that no metric has given."""
+        """What ``metrics.json`` holds: the scores, and of validation and test those that no metric has given.
+
+        A score that is not defined is not there.
+        """
         own = {name: value for split in self.evaluations.values() for name, value in split.flat().items()}
-        return {name: value for name, value in own.items() if not name.startswith(SAMPLE)} | self.scores
+        found = {name: value for name, value in own.items() if not name.startswith(SAMPLE)} | self.scores
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def validate(trainer: Trainer, task: ScoringTask, data: ImageData, split: str) -> dict[str, float]:
@@ -128,6 +133,35 @@ def validate(trainer: Trainer, task: ScoringTask, data: ImageData, split: str) -
     finally:
         task.val_scores.split = "val"
     return {name: float(value) for name, value in found.items()}
+
+
+def score_test(
+    trainer: Trainer,
+    task: ScoringTask,
+    data: ImageData,
+    folder: RunFolder,
+    found: Findings,
+    *,
+    command: str,
+    output: str,
+) -> None:
+    """Score the test split, write the look down in the ledger, and what the predictions say in the run.
+
+    Args:
+        trainer: which scores.
+        task: with the model that was selected, which is in ``model/`` already.
+        data: with a test split.
+        folder: of the run.
+        found: what is known of the model; grows.
+        command: whose look it is.
+        output: the output folder that the run's config names.
+    """
+    pictures = data.splits["test"]
+    scores = trainer.test(task, dataloaders=data.loader("test"), verbose=False)[0]
+    found.scores |= {name: float(value) for name, value in scores.items()}
+    if trainer.is_global_zero:
+        found.looks = look(folder, split_fingerprint(pictures), pictures=len(pictures), command=command, output=output)
+        found.describe(task, "test", pictures, data.classes, folder)
 
 
 def with_sample(data: ImageData) -> ImageData:
@@ -178,12 +212,13 @@ def speed_of(trainer: Trainer, model: nn.Module, *, size: tuple[int, int, int], 
             # forward itself: a compiled model would be compiled anew for each batch size
             return model.forward(precision.convert_input(images))
 
-    with in_eval(model), _on(model, device, before):
+    with in_eval(model), placed_on(model, device, before):
         return measure_speed(forward, size, batch_size=batch_size, device=device)
 
 
 @contextlib.contextmanager
-def _on(model: nn.Module, device: torch.device, before: torch.device) -> Iterator[None]:
+def placed_on(model: nn.Module, device: torch.device, before: torch.device) -> Iterator[None]:
+    """A model on a device while this holds, and ``before`` and after on another."""
     model.to(device)
     try:
         yield
@@ -228,6 +263,12 @@ def temperature_of(folder: RunFolder) -> float:
     """
     found = read_temperature(folder)
     return 1.0 if found is None else found.value
+
+
+def forget_scores(folder: RunFolder) -> None:
+    """Remove predictions and evaluations, which are of a model that was selected before a run went on."""
+    for path in (*folder.path.glob("predictions/*.parquet"), *folder.path.glob("evaluation/*.json")):
+        path.unlink()
 
 
 def write_evaluation(folder: RunFolder, split: str, record: dict[str, Any]) -> None:

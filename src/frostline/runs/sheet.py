@@ -64,7 +64,7 @@ def make_sheet(
     for label, name in list(enumerate(data.classes))[:CLASSES]:
         places = np.flatnonzero(split.labels[order] == label).tolist()
         tensors = _first_readable(places, list(views.values()), skip=data.on_error == "skip")
-        rows.append(SheetRow(name, [_pixels(one, preprocessing) for one in tensors]))
+        rows.append(SheetRow(name, [pixels_of(one, preprocessing) for one in tensors]))
     return PictureSheet(title, list(_notes(data, preprocessing, augmentation)), list(views), rows, apart)
 
 
@@ -101,7 +101,7 @@ def _first_readable(places: list[int], views: list[tuple[PictureDataset, int]], 
     return []
 
 
-def _pixels(image: Tensor, preprocessing: Preprocessing) -> Pixels:
+def pixels_of(image: Tensor, preprocessing: Preprocessing) -> Pixels:
     """``[H, W, 3]`` uint8 of a normalized ``[C, H, W]``; what lies outside of black and white is cut off."""
     mean, std = (tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     scaled = ((image * std + mean).clamp(0, 1) * 255).round().byte()

@@ -114,6 +114,7 @@ def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, l
     base = _plain_overrides(hydra, overrides)
     settings = hydra.compose_config(command, base, run_mode=_run_mode())
     parent = make_folder(Path(settings.output).absolute() / str(settings.name), "sweep-" + overrides_hash(overrides))
+    without = [*untested(hydra, overrides, settings), *unreported(hydra, overrides, settings)]
     own = [f"hydra.sweep.dir='{_quoted(parent)}'", "hydra.sweep.subdir=."]
     fingerprints: dict[str, str | None] = {}
     with STOPPING.listening(), writing(parent):
@@ -121,7 +122,7 @@ def sweep(hydra: Hydra, command: str, overrides: Sequence[str]) -> tuple[Path, l
             hydra.multirun(
                 config_name=command,
                 task_function=functools.partial(_job, command, str(parent), fingerprints),
-                overrides=[*overrides, *untested(hydra, overrides, settings), *own],
+                overrides=[*overrides, *without, *own],
                 with_log_configuration=True,
             )
         except KeyboardInterrupt:
@@ -152,6 +153,13 @@ def untested(hydra: Hydra, overrides: Sequence[str], settings: DictConfig) -> li
         return ["test=false"]
     print("Each run scores its fold, which is the test split of this set; nothing is selected among the runs.")
     return []
+
+
+def unreported(hydra: Hydra, overrides: Sequence[str], settings: DictConfig) -> list[str]:
+    """``report=false`` for the jobs of a sweep, of which one page is wanted and not many, unless it is asked for."""
+    parsed, _ = parse(hydra, overrides)
+    asked = "report" not in settings or any(override.key_or_group == "report" for override in parsed)
+    return [] if asked else ["report=false"]
 
 
 def _is_cross_validation(swept: Sequence[str], settings: DictConfig) -> bool:
@@ -221,7 +229,7 @@ def _job(command: str, parent: str, fingerprints: dict[str, str | None], config:
     STOPPING.raise_if_stopped()
     hydra_config = HydraConfig.get()
     number = int(hydra_config.job.num)
-    overrides = tuple(item for item in hydra_config.overrides.task if not item.startswith("test="))
+    overrides = tuple(item for item in hydra_config.overrides.task if not item.startswith(("test=", "report=")))
     config = config.copy()
     OmegaConf.set_struct(config, False)
     config.pop("hydra", None)

@@ -10,27 +10,40 @@ from lightning import Trainer
 from omegaconf import DictConfig
 from torch import nn
 
-from frostline.backbones import save_module_folder, save_timm_folder
 from frostline.callbacks import EpochLines, FollowSchedule, WatchNumbers
 from frostline.checkpoints import read_checkpoint
-from frostline.config import spec_of
+from frostline.config import build, spec_of
 from frostline.data import ImageData, write_division
-from frostline.data.fingerprint import split_fingerprint
 from frostline.errors import NumericsError
 from frostline.exporting import Facts
+from frostline.features import in_eval
 from frostline.freezing import FreezeSchedule, Position
 from frostline.runs.announcing import announce, show_findings
 from frostline.runs.caching import RunCache, show
 from frostline.runs.cards import architecture, write_card
 from frostline.runs.fitting import fit, held, is_over, say_it_is_done, write_provenance
 from frostline.runs.folder import RunFolder, write_json
-from frostline.runs.ledger import look
+from frostline.runs.ledger import model_hash
 from frostline.runs.lr_finding import find_learning_rate
 from frostline.runs.parts import Parts, build_parts, rank_count, require_monitor
 from frostline.runs.preflight import preflight
 from frostline.runs.provenance import provenance
+from frostline.runs.report import report_at_end
+from frostline.runs.report_pictures import Source
 from frostline.runs.resuming import Resumed, find_resumed, identity
-from frostline.runs.scoring import SAMPLE, Findings, speed_of, temperature_of, validate, with_sample, write_speed
+from frostline.runs.saved import save_model
+from frostline.runs.scoring import (
+    SAMPLE,
+    Findings,
+    forget_scores,
+    placed_on,
+    score_test,
+    speed_of,
+    temperature_of,
+    validate,
+    with_sample,
+    write_speed,
+)
 from frostline.runs.thaw import draw_fact, plot_name
 from frostline.runs.trainers import checkpointing, make_trainer
 from frostline.specs import MonitorSpec
@@ -84,7 +97,7 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         )
         for line in cache.plan.lines():
             show(line)
-        write_provenance(folder, _provenance(config, parts), resumed)
+        write_provenance(folder, _provenance(config, parts, cache), resumed)
         write_division(folder.splits, parts.data.classes, parts.data.splits)
     found = Findings()
     if config.lr_find:
@@ -116,12 +129,13 @@ def base_learning_rate(parts: Parts, folder: RunFolder, trainer: Trainer, resume
     return resumed.base_lr
 
 
-def _provenance(config: DictConfig, parts: Parts) -> dict[str, Any]:
+def _provenance(config: DictConfig, parts: Parts, cache: RunCache) -> dict[str, Any]:
     report = parts.backbone.report
     weights = {"source": report.source, "sha256": report.sha256, "loaded": report.loaded}
     depth = {"source": parts.backbone.depth.source, "corrections": list(parts.backbone.depth.corrections)}
     record = provenance(command="train", seed=config.seed, data=parts.data.record(), weights=weights)
-    return {**record, "depth": {"groups": [group.name for group in parts.backbone.groups], **depth}}
+    cached = cache.plan.sentences(len(parts.data.splits["train"]))
+    return {**record, "depth": {"groups": [group.name for group in parts.backbone.groups], **depth}, "cache": cached}
 
 
 def select(trainer: Trainer, parts: Parts, folder: RunFolder, found: Findings) -> None:
@@ -134,7 +148,11 @@ def select(trainer: Trainer, parts: Parts, folder: RunFolder, found: Findings) -
     load_model(parts.task, best_checkpoint(trainer))
     found.scores |= validate(trainer, parts.task, parts.data, "val")
     if trainer.is_global_zero:
-        save_model(parts, folder)
+        model, backbone = parts.adapter.merge(parts.task.model), parts.backbone
+        before = model_hash(folder)
+        save_model(model, folder, labels=parts.data.classes, preprocessing=backbone.preprocessing, head=backbone.head)
+        if model_hash(folder) != before:
+            forget_scores(folder)
         found.calibrate(parts.task, folder)
         found.describe(parts.task, "val", parts.data.splits["val"], parts.data.classes, folder)
     trainer.strategy.barrier()
@@ -147,16 +165,6 @@ def look_at_training(trainer: Trainer, parts: Parts, folder: RunFolder, found: F
     if trainer.is_global_zero:
         found.describe(parts.task, SAMPLE, data.splits[SAMPLE], data.classes, folder)
         found.compare(folder, len(data.splits["train"]))
-
-
-def save_model(parts: Parts, folder: RunFolder) -> None:
-    """Write ``model/``: a timm folder, or the weights of a module that is not timm's."""
-    model, head = parts.adapter.merge(parts.task.model), parts.backbone.head
-    labels, preprocessing = parts.data.classes, parts.backbone.preprocessing
-    if head is None:
-        save_timm_folder(model, folder.model, labels=labels, preprocessing=preprocessing)
-    else:
-        save_module_folder(model, folder.model, labels=labels, preprocessing=preprocessing, head=head)
 
 
 def best_checkpoint(trainer: Trainer) -> Path:
@@ -185,13 +193,7 @@ def scored_on_test(config: DictConfig, data: ImageData) -> bool:
 
 def test(trainer: Trainer, config: DictConfig, parts: Parts, folder: RunFolder, found: Findings) -> None:
     """Score the test split, once, write that down in the ledger, and what its predictions say in the run."""
-    pictures = parts.data.splits["test"]
-    scores = trainer.test(parts.task, dataloaders=parts.data.loader("test"), verbose=False)[0]
-    found.scores |= {name: float(value) for name, value in scores.items()}
-    if trainer.is_global_zero:
-        split = split_fingerprint(pictures)
-        found.looks = look(folder, split, pictures=len(pictures), command="train", output=config.output)
-        found.describe(parts.task, "test", pictures, parts.data.classes, folder)
+    score_test(trainer, parts.task, parts.data, folder, found, command="train", output=config.output)
 
 
 def finish(
@@ -224,5 +226,18 @@ def finish(
         write_card(folder, facts, found.flat())
         write_json(folder.metrics, found.flat())
         show_findings(found)
+        # a config from before there were reports does not name them
+        if config.get("report") is not False:
+            _report(trainer, config, parts, folder)
         print(f"run: {folder.path}", flush=True)
     trainer.strategy.barrier()
+
+
+def _report(trainer: Trainer, config: DictConfig, parts: Parts, folder: RunFolder) -> None:
+    """Write ``report.html`` with the model and the pictures that are at hand."""
+    model, device = parts.adapter.merge(parts.task.model), trainer.strategy.root_device
+    source = Source(
+        parts.data, build(config.augment, "augment"), parts.backbone.preprocessing, model, int(config.seed), device
+    )
+    with in_eval(model), placed_on(model, device, next(model.parameters()).device):
+        report_at_end(folder, source)

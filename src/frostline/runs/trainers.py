@@ -55,6 +55,20 @@ def make_trainer(
     return trainer
 
 
+def scoring_trainer(node: DictConfig) -> Trainer:
+    """Lightning's Trainer on the device that ``trainer`` names, which scores and trains nothing."""
+    trainer: Trainer = build(
+        node,
+        "trainer",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    return trainer
+
+
 def make_loggers(config: DictConfig, resumed: Resumed | None) -> list[Logger]:
     """The loggers; those of a resumed run go on in the files and tracked runs of the process before."""
     named = {name: node for name, node in (config.logger or {}).items() if node}

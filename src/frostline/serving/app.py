@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from frostline.errors import DataError
@@ -158,6 +159,9 @@ def make_app(model: ServedModel, limits: Limits) -> FastAPI:
             raise _Refused(
                 408, f"The answer took longer than {limits.seconds:g} seconds.", Connection="close"
             ) from None
+        except ClientDisconnect:
+            # nobody reads it; it is counted
+            raise _Refused(400, "The connection ended before the request did.") from None
         finally:
             figures.seconds.observe(time.perf_counter() - started)
         figures.requests.labels("200").inc()
@@ -230,14 +234,12 @@ def _label(name: str, row: Tensor, labels: Sequence[str]) -> Label:
 async def _pictures_of(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
     """Name and content of each picture of a request."""
     kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
+    if not kind.lower().startswith("multipart/form-data"):
         body = b"".join([part async for part in _within(request, limits)])
         if not body:
             raise _Refused(400, "There is no picture: send one as the body, or several as files of a form.")
         return [("picture", body)]
-    parser = MultiPartParser(
-        request.headers, _within(request, limits), max_files=limits.pictures, max_fields=limits.pictures
-    )
+    parser = _Form(request.headers, _within(request, limits), max_files=limits.pictures, max_fields=limits.pictures)
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -245,12 +247,24 @@ async def _pictures_of(request: Request, limits: Limits) -> list[tuple[str, byte
     except (KeyError, ValueError) as error:
         raise _Refused(400, f"The form cannot be read: {error}") from error
     try:
+        if not parser.ended:
+            raise _Refused(400, "The form cannot be read: its end is missing.")
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
             raise _Refused(400, "There is no file in the form.")
         return [(_shown(file.filename), await file.read()) for file in files]
     finally:
         await form.close()
+
+
+class _Form(MultiPartParser):
+    """A form that knows whether it came to its end; of one that was cut off the last files would be missing."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """See `MultiPartParser`."""
+        self.ended = True
 
 
 def _shown(name: str | None) -> str:

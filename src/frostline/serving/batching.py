@@ -83,8 +83,8 @@ class Batcher:
             batch = await self._gathered()
             if not batch:
                 continue
-            stacked = torch.stack([picture for picture, _ in batch])
             try:
+                stacked = torch.stack([picture for picture, _ in batch])
                 rows = await loop.run_in_executor(self._thread, self._classify, stacked)
             except Exception as error:  # the model may fail in any way; its requests are told, and the next one is run
                 for _, future in batch:
@@ -101,8 +101,10 @@ class Batcher:
         batch = [await self._waiting.get()]
         end = loop.time() + self._wait
         while len(batch) < self._most:
-            if self._waiting.empty() and loop.time() >= end:
-                break
+            # what is there costs no wait, and is taken after the end of it too
+            if not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+                continue
             try:
                 batch.append(await asyncio.wait_for(self._waiting.get(), max(0.0, end - loop.time())))
             except TimeoutError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 
 import uvicorn
@@ -42,7 +43,8 @@ def listen(app: FastAPI, host: str, port: int, *, connections: int, grace: float
         log_level="warning",
         limit_concurrency=connections,
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=int(grace),
+        # whole seconds, and one to write the last answer in
+        timeout_graceful_shutdown=math.ceil(grace) + 1,
         server_header=False,
     )
     with listening:

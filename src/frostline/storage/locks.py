@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+_PAUSE = 0.1  # seconds between two looks at a lock that somebody has
 
 
 def try_lock(file: IO[Any]) -> bool:
@@ -40,16 +43,17 @@ def unlock(file: IO[Any]) -> None:
 
 
 @contextlib.contextmanager
-def alone(path: Path, *, remove: bool = False) -> Iterator[None]:
+def alone(path: Path, *, remove: bool = False, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Let one process at a time go on; where there can be no lock, each does.
 
     Args:
         path: the lock file, made where it is missing.
         remove: whether it is removed at the end, for locks of which there are many.
+        waiting: called again and again while another process goes on; what it raises ends the wait.
     """
     file = None
     with contextlib.suppress(OSError):
-        file = _locked(path)
+        file = _locked(path, waiting)
     try:
         yield
     finally:
@@ -64,17 +68,29 @@ def _let_go(file: IO[Any], path: Path, remove: bool) -> None:
     unlock(file)
 
 
-def _locked(path: Path) -> IO[bytes]:
+def _locked(path: Path, waiting: Callable[[], None] | None) -> IO[bytes]:
     while True:
         file = path.open("ab")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _take(file, waiting)
             if _is_at(file, path):
                 return file
         except BaseException:
             unlock(file)
             raise
         unlock(file)  # whoever had it has removed it
+
+
+def _take(file: IO[Any], waiting: Callable[[], None] | None) -> None:
+    while waiting is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            time.sleep(_PAUSE)
+        else:
+            return
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _is_at(file: IO[Any], path: Path) -> bool:

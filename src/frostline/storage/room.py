@@ -136,7 +136,8 @@ def size_text(size: int) -> str:
 
 def default_limit(folder: Path) -> int:
     """10 GiB, or a tenth of what the disk has free or holds of the store already if that is less; in bytes."""
-    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    # Path.is_dir raises where a folder above may not be looked into
+    there = next(path for path in (folder, *folder.parents) if os.path.isdir(path))
     with contextlib.suppress(OSError):
         return min(_LIMIT, (shutil.disk_usage(there).free + (held(folder) if there == folder else 0)) // 10)
     return _LIMIT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,10 +76,14 @@ class FeatureStore:
         return None
 
     @contextlib.contextmanager
-    def alone(self, key: str) -> Iterator[None]:
+    def alone(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Let one process at a time go on with a key; where there can be no lock, each does.
 
         A process that is killed lets go. One that asks for a key that it has itself waits for ever.
+
+        Args:
+            key: see `writer`.
+            waiting: called again and again while another process goes on; what it raises ends the wait.
 
         Raises:
             ValueError: the key is no plain name.
@@ -87,7 +91,7 @@ class FeatureStore:
         path = self._path(key)
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with alone(path.with_name(f".{path.name}{LOCK_SUFFIX}"), remove=True):
+        with alone(path.with_name(f".{path.name}{LOCK_SUFFIX}"), remove=True, waiting=waiting):
             yield
 
     @contextlib.contextmanager
