@@ -64,6 +64,7 @@ def job(root: Path, forwards: Path, *overrides: str) -> RunFolder:
         "trainer.max_epochs=2",
         "test=false",
         "logger=csv",
+        "report=false",  # as in the jobs of a sweep: a report looks at a few pictures once more
         f'output="{forwards.parent}/outputs"',
         *overrides,
     ]
