@@ -19,6 +19,7 @@ from frostline.reports import PAGE_BYTES
 from frostline.runs import report as command
 from frostline.runs.folder import write_json
 from frostline.runs.report import report
+from frostline.runs.report_pictures import _reduction
 from frostline.runs.sweep import unreported
 
 
@@ -194,3 +195,10 @@ def test_jobs_of_a_sweep_write_no_page_unless_it_is_asked_for() -> None:
         with hydra_session() as hydra:
             settings = hydra.compose_config("train", [], run_mode=RunMode.RUN)
             assert unreported(hydra, overrides, settings) == wanted
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"), [((4000, 3000), 8), ((3000, 4000), 8), ((600, 500), 2), ((500, 400), 1), ((30, 20), 1)]
+)
+def test_a_large_picture_is_decoded_small_for_its_thumbnail(size: tuple[int, int], factor: int) -> None:
+    assert _reduction(128, *size) == factor

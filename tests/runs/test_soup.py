@@ -31,6 +31,7 @@ from frostline.runs.evaluate import evaluate
 from frostline.runs.export import export
 from frostline.runs.folder import RunFolder, read_json, write_json
 from frostline.runs.predict import predict
+from frostline.runs.report import report
 from frostline.runs.soup_files import config_of
 from frostline.runs.soup_parts import build_soup, check_soup, start_of
 from frostline.runs.soup_runs import chooser_of, read_ingredients
@@ -234,6 +235,11 @@ def test_the_other_commands_take_it_as_a_run(
     export(frostline.compose([f'run="{soup.path}"', "format=timm", f'output="{tmp_path}/e"'], command="export"))
     plain = timm.create_model(f"local-dir:{tmp_path}/e/timm", pretrained=True)
     assert all(torch.equal(tensor, tensors(soup.path)[name]) for name, tensor in plain.state_dict().items())
+    page = report(frostline.compose([f'run="{soup.path}"', f'output="{tmp_path}/r.html"'], command="report"))
+    text = page.read_text(encoding="utf-8")
+    assert "test split scored" in text
+    assert "taken for what" in text
+    assert f"{metrics['test/accuracy']:.1%}".replace("%", " %") in text
     listed = ",".join(f'"{path}"' for path in [*runs, soup.path])
     own = [f"runs=[{listed}]", "metric=val/accuracy", "resamples=200", f'output="{tmp_path}/c"']
     compared = compare(frostline.compose(own, command="compare"))

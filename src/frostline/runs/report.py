@@ -29,7 +29,8 @@ def report(config: DictConfig) -> Path:
     """Write the page of a run or of a sweep from its files, its model and its pictures; where it is.
 
     Raises:
-        ConfigError: there is no such run, it is none of ``train``, or its config names a target that is not trusted.
+        ConfigError: there is no such run, it is none of ``train`` or ``soup``, or its config names a target that is not
+            trusted.
         StorageError: the page cannot be written.
     """
     spec = spec_of(config, ReportSpec)

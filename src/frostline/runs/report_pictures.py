@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -170,10 +171,11 @@ class _Views:
         if index is None or self._room <= 0:
             return None
         try:
-            picture = self._pictures.image(index)
+            size = self._pictures.size(index)
+            picture = self._pictures.reduced(index, functools.partial(_reduction, side))
         except FrostlineError:
             return None
-        self.sizes.append(picture.size)
+        self.sizes.append(size)
         made = thumbnail(picture, side)
         self._room -= len(made)
         return made
@@ -218,6 +220,11 @@ class _Views:
         index = self._index.get(self._predictions.names[place])
         sample = None if index is None else self._inputs[index]
         return sample.image if isinstance(sample, Sample) else None
+
+
+def _reduction(side: int, width: int, height: int) -> int:
+    """By how much a picture may be smaller as it is decoded: twice the side of its thumbnail is left at least."""
+    return next((factor for factor in (8, 4, 2) if max(width, height) >= 2 * side * factor), 1)
 
 
 def _as_written(name: str) -> str:

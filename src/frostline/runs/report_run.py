@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,12 @@ class Recorded:
 
     def value(self, key: str) -> str:
         """A leaf of the config as a text, what comes from the environment as its name; empty where there is none."""
-        found = flat(self.config).get(key)
+        found = self._leaves.get(key)
         return "" if found is None else text_of(found)
+
+    @cached_property
+    def _leaves(self) -> dict[str, Any]:
+        return flat(self.config)
 
 
 def page_of(run: Recorded, pictures: Gallery) -> RunPage:
@@ -209,7 +214,7 @@ def _thaw(folder: RunFolder) -> tuple[bytes, str] | None:
 
 def _curves(run: Recorded) -> Iterator[Markup]:
     rows = _read_csv(run.folder.path / "metrics.csv")
-    marks, steps = [], 0.0
+    marks = []
     for row in _read_csv(run.folder.schedule):
         marks.append((float(row["step"]), printable(row["phase"]) if row.get("stage") == "0" else ""))
     monitor = run.value("monitor.metric")

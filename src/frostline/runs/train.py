@@ -110,7 +110,7 @@ def _train(config: DictConfig, folder: RunFolder) -> dict[str, float]:
         # else the body is never paid for again; `evaluate` measures all of it
         look_at_training(trainer, parts, folder, found)
     if scored_on_test(config, parts.data):
-        test(trainer, config, parts, folder, found)
+        score_test(trainer, parts.task, parts.data, folder, found, command="train", output=config.output)
     finish(trainer, config, parts, folder, found, times=not cache.can_stand_in)
     return found.flat()
 
@@ -189,11 +189,6 @@ def load_prefixed(model: nn.Module, state: dict[str, torch.Tensor], prefix: str)
 def scored_on_test(config: DictConfig, data: ImageData) -> bool:
     """Whether this run looks at the test split; a set without one has been said to have none."""
     return "test" in data.splits and config.test is not False
-
-
-def test(trainer: Trainer, config: DictConfig, parts: Parts, folder: RunFolder, found: Findings) -> None:
-    """Score the test split, once, write that down in the ledger, and what its predictions say in the run."""
-    score_test(trainer, parts.task, parts.data, folder, found, command="train", output=config.output)
 
 
 def finish(
