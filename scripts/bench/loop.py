@@ -31,12 +31,14 @@ from torch.nn import functional
 
 from frostline.callbacks import EpochLines, FollowSchedule, WatchNumbers
 from frostline.config import compose, load_config
+from frostline.data import ImageData
 from frostline.optim import undecayed
 from frostline.runs.folder import RunFolder
+from frostline.runs.memory import keep_freed_memory
 from frostline.runs.parts import Parts, build_parts
 from frostline.runs.starting import prepare
 from frostline.runs.trainers import make_trainer
-from frostline.runs.worker import quiet_frameworks
+from frostline.runs.worker import look_for_gpus_once, quiet_frameworks
 from frostline.types import Batch
 
 CASES = ("mobilenetv2_050:32:4", "mobilenetv2_050:96:24")
@@ -126,6 +128,8 @@ class InMemory(LightningDataModule):
         super().__init__()
         self.loader = loader
         self.skipped: dict[str, str] = {}
+
+    transfer_batch_to_device = ImageData.transfer_batch_to_device
 
     def train_dataloader(self) -> Repeated:
         return self.loader
@@ -272,7 +276,10 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    # as the process of a run does; by hand and for Lightning alike
     quiet_frameworks()
+    look_for_gpus_once()
+    keep_freed_memory()
     rows = []
     for case in options.case or CASES:
         found = measured(case, options.turns, options.override, torch.device(options.device))

@@ -427,6 +427,7 @@ class SpeedSpec:
         compile_backend: what it compiles with.
         engine: how features that are computed once are computed: ``auto``, ``bf16``, ``plain``, ``channels_last``,
             ``fused`` or ``compiled``; see `Engine`. Nothing else asks for it.
+        keep_memory: freed memory of the host stays with the process, which asks the system for less at every step.
     """
 
     channels_last: bool | None = None
@@ -434,6 +435,7 @@ class SpeedSpec:
     compile: bool = False
     compile_backend: str = "inductor"
     engine: Engine = Engine.auto
+    keep_memory: bool = True
 
 
 class OnNan(Enum):

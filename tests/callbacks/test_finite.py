@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from frostline.callbacks import ExponentialMovingAverage, WatchNumbers, finite
 from frostline.callbacks.finite import gradient_norm
 from frostline.errors import ConfigError, NumericsError
-from frostline.metrics import SplitScores
+from frostline.metrics import TrainingScores
 
 NAN, INF = float("nan"), float("inf")
 pytestmark = pytest.mark.filterwarnings(
@@ -33,7 +33,7 @@ class Task(LightningModule):
         super().__init__()
         torch.manual_seed(0)
         self.norm, self.layer, self.name = nn.BatchNorm1d(3), nn.Linear(3, 2), optimizer
-        self.train_scores = SplitScores({}, "train")
+        self.train_scores = TrainingScores()
         self.poison = torch.zeros(())
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -44,7 +44,7 @@ class Task(LightningModule):
             self.layer.weight.register_hook(lambda gradient: gradient * NAN)
         elif not bool(spoilt.isfinite()):
             loss = loss + spoilt
-        self.train_scores.update(batch, torch.zeros(len(batch)), loss.detach())
+        self.train_scores.update(batch, torch.zeros(len(batch), dtype=torch.int64), loss.detach())
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -59,6 +59,7 @@ class Task(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_scores.compute())
+        self.train_scores.reset()
 
 
 class Unhook(Callback):
@@ -78,8 +79,8 @@ class Snapshots(Callback):
         state = {
             "module": module.state_dict(),
             "optimizer": trainer.optimizers[0].state_dict(),
-            "scores": {name: metric.metric_state for name, metric in module.train_scores.named_modules() if name},
-            "counts": module.train_scores.loss._update_count,
+            "scores": module.train_scores.metric_state,
+            "counts": module.train_scores._update_count,
         }
         state["optimizer"]["param_groups"] = [dict(group) for group in state["optimizer"]["param_groups"]]
         self.taken.append(copy.deepcopy(state))

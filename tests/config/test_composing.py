@@ -107,7 +107,13 @@ def test_unknown_monitors_are_refused() -> None:
     assert compose("train", ["monitor.metric=val/loss", "monitor.mode=min"]).monitor.metric == "val/loss"
 
 
-@pytest.mark.parametrize("override", ["seed=-1", "optimizer.lr=-1", "optimizer.lr=abc", "optimizer=null"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=-1", "optimizer.lr=-1", "optimizer.lr=abc", "optimizer=null"),
+        *("trainer.max_epochs=ten", "trainer.max_steps=0.5", "data.batch_size=1.5", "data.size=large"),
+    ],
+)
 def test_values_that_are_none_are_refused(override: str) -> None:
     assert override in message(override)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from frostline.metrics import SplitScores, makes_sense
+from frostline.metrics import SplitScores, TrainingScores, makes_sense
 
 
 def test_scores_are_of_all_pictures_and_start_anew() -> None:
@@ -46,3 +46,24 @@ def test_a_first_batch_that_is_all_right_does_not_make_two_metrics_one() -> None
     found = scores.compute()
     assert float(found["val/accuracy"]) == 0.75
     assert float(found["val/top2_accuracy"]) == 1.0
+
+
+def test_the_scores_of_training_are_torchmetrics_and_go_on_from_their_sums() -> None:
+    torch.manual_seed(0)
+    own, theirs = TrainingScores(), MulticlassAccuracy(5, average="micro")
+    losses, counts = [], []
+    for count in (7, 3, 6):
+        logits, labels, loss = torch.randn(count, 5), torch.randint(5, (count,)), torch.rand(())
+        own.update(logits, labels, loss)
+        theirs.update(logits, labels)
+        losses.append(float(loss) * count)
+        counts.append(count)
+        later = TrainingScores()
+        later.load_sums(own.sums())
+        own = later
+    found = own.compute()
+    assert float(found["train/accuracy"]) == float(theirs.compute())
+    assert float(found["train/loss"]) == pytest.approx(sum(losses) / sum(counts))
+    assert float(found["train/count"]) == sum(counts)
+    own.reset()
+    assert all(float(value) == 0 for value in own.sums().values())

@@ -172,7 +172,6 @@ def small_run(
         optimizer=made,
         base_lr=0.05 if optimizer == "sgd" else 0.01,
         weight_decay=0.1,
-        num_classes=CLASSES,
         seed=0,
     )
     task.enter(schedule, schedule.start)

@@ -64,7 +64,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--entrants", default="", metavar="REGEX", help="those whose name matches (default: all)")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench/speed"))
     parser.add_argument("--limit", type=float, default=3600, help="seconds that one training or script may take")
-    parser.add_argument("--peers-python", help="of an environment that has the peers, in place of a throw-away one")
+    parser.add_argument(
+        "--peers-python",
+        type=os.path.abspath,
+        help="of an environment that has the peers, in place of a throw-away one",
+    )
     parser.add_argument("--quick", action="store_true", help="tiny, without fastai and (d) to (k): whether it all runs")
     if "--quick" in (sys.argv[1:] if arguments is None else arguments):
         parser.set_defaults(**QUICK, only="abc", peers_python=sys.executable)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any
 
@@ -75,20 +76,26 @@ class WatchNumbers(Callback):
         Raises:
             NumericsError: one is not finite, and the run stops at that or has skipped enough.
         """
-        held = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        norm = None if _scaler(trainer) is not None else gradient_norm(held)
-        numbers = [*self._losses, *([] if norm is None else [norm])]
-        if not numbers:
+        if not self._losses:
             return
-        bad = torch.stack([number.float() for number in numbers]).isfinite().all().logical_not()
-        if not self.skips and _runs_behind(bad.device):
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        scaled = _scaler(trainer) is not None
+        gradients = [] if scaled else [gradient for one in held if (gradient := one.grad) is not None]
+        norm = None if scaled or _is_plain(gradients) else gradient_norm(held)
+        bad = _not_finite([*self._losses, *([] if norm is None else [norm])])
+        if not self.skips and isinstance(bad, Tensor):
             self._look_back()
             self._later = _Later(bad, self._losses, norm, _place(trainer, optimizer))
             return
+        bad = bool(bad) or (norm is None and _is_spoilt(gradients))
         if self.skips and trainer.world_size > 1:
-            bad = trainer.strategy.reduce(bad.float(), reduce_op="sum")
-        if not bool(bad):
+            bad = bool(
+                trainer.strategy.reduce(torch.tensor(float(bad), device=self._losses[0].device), reduce_op="sum")
+            )
+        if not bad:
             return
+        if gradients and norm is None:
+            norm = gradient_norm(held)
         found = f"{self._described(pl_module, norm)} at {_place(trainer, optimizer)}"
         if not self.skips:
             raise NumericsError(found, mend=f"{MEND} {OR_SKIP}")
@@ -195,8 +202,15 @@ def _runs_behind(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def _not_finite(numbers: Sequence[Tensor]) -> Tensor | bool:
+    """Whether a scalar is not finite: as a scalar on a device that runs behind."""
+    if not any(_runs_behind(number.device) for number in numbers):
+        return not _all_finite(numbers)
+    return torch.stack([number.float() for number in numbers]).isfinite().all().logical_not()
+
+
 def _all_finite(numbers: Iterable[Tensor]) -> bool:
-    return all(bool(number.isfinite().all()) for number in numbers)
+    return all(math.isfinite(number.item()) for number in numbers)
 
 
 def _numbers(losses: Iterable[Tensor], norm: Tensor | None) -> str:
@@ -209,21 +223,30 @@ def _numbers(losses: Iterable[Tensor], norm: Tensor | None) -> str:
     return f"the norm of the gradients is {float(norm)}"
 
 
+def _is_plain(gradients: list[Tensor]) -> bool:
+    """Whether all are float32 in the memory of the host."""
+    kinds = {(gradient.dtype, type(gradient), gradient.device) for gradient in gradients}
+    return all(
+        dtype is torch.float32 and kind is Tensor and device.type == "cpu" and not _runs_behind(device)
+        for dtype, kind, device in kinds
+    )
+
+
+def _is_spoilt(gradients: list[Tensor]) -> bool:
+    """Whether a number of plain gradients is not finite."""
+    if not gradients:
+        return False
+    # what a gradient scaler looks with, here times one: of many small tensors the norms take four times as long
+    found = torch.zeros(())
+    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones(()))
+    return bool(found)
+
+
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The 2-norm of all gradients together: a float32 scalar, not finite where one of them is not."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    dtypes = {gradient.dtype for gradient in gradients}
-    if dtypes <= {torch.float32}:
-        # as get_total_norm, which sorts gradients that may lie on several devices
-        together = {type(gradient) for gradient in gradients} == {Tensor} and len(
-            {one.device for one in gradients}
-        ) == 1
-        norm: Tensor = (
-            torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-            if together
-            else torch.nn.utils.get_total_norm(gradients)
-        )
-        return norm
+    if all(gradient.dtype is torch.float32 for gradient in gradients):
+        return torch.nn.utils.get_total_norm(gradients)
     # the norm of finite numbers is soon beyond float16
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
     total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))

@@ -12,6 +12,15 @@ from omegaconf.errors import OmegaConfBaseException
 from frostline.errors import ConfigError, suggestion
 from frostline.specs import Mode, PhaseSpec
 
+# those of open nodes that are mistyped most: what builds the node would say so too, once it has been imported
+_WHOLE_NUMBERS = {
+    "trainer.max_epochs": 10,
+    "trainer.max_steps": 1000,
+    "trainer.accumulate_grad_batches": 4,
+    "data.batch_size": 32,
+    "data.size": 224,
+}
+
 
 def faults_of(config: DictConfig, *, complete: bool = True) -> list[ConfigError]:
     """Every fault of a composed config; ``complete`` False lets mandatory values be missing."""
@@ -56,6 +65,10 @@ def _number_faults(config: DictConfig) -> list[ConfigError]:
     rate = OmegaConf.select(config, "optimizer.lr", default=0.0)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or rate < 0:
         faults.append(ConfigError(f"optimizer.lr={rate} is no learning rate", mend="It is a number such as 1e-3."))
+    for key, example in _WHOLE_NUMBERS.items():
+        value = OmegaConf.select(config, key)
+        if isinstance(value, bool | float | str):
+            faults.append(ConfigError(f"{key}={value} is no whole number", mend=f"One is {key}={example}."))
     return faults
 
 

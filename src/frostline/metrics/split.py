@@ -36,12 +36,51 @@ class MeanLoss(Metric):
         return self.loss / count, count
 
 
+class TrainingScores(Metric):
+    """The mean loss, the accuracy and the number of pictures of an epoch of training, at the least that a step can pay.
+
+    The accuracy is torchmetrics' micro accuracy, which would bring predictions into a common form first; and one
+    metric with three sums takes a third of the time of two.
+    """
+
+    loss: Tensor
+    right: Tensor
+    pictures: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("pictures", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Add a batch: ``[B, K]``, ``[B]`` int64 and its mean loss; nothing of it waits for the device."""
+        self.loss += loss * len(labels)
+        self.right += (logits.argmax(dim=1) == labels).sum()
+        self.pictures += len(labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores over all ranks since the last reset; NaN where there are no pictures."""
+        count = self.pictures.float()
+        return {"train/accuracy": self.right / count, "train/loss": self.loss / count, "train/count": count}
+
+    def sums(self) -> dict[str, Tensor]:
+        """What was added so far, on this rank, as copies."""
+        return {name: value.clone() for name, value in self.metric_state.items() if isinstance(value, Tensor)}
+
+    def load_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Goes on from what ``sums`` gave."""
+        for name, value in sums.items():
+            setattr(self, name, value.to(self.device))
+        self._update_count = 1
+
+
 class SplitScores(nn.Module):
     """The scores, the mean loss and the number of pictures of one split.
 
     Args:
         metrics: name to metric; each takes probabilities ``[B, K]`` float32 and labels ``[B]`` int64.
-        split: ``train``, ``val`` or ``test``; the scores are named ``split/name``.
+        split: ``val`` or ``test``; the scores are named ``split/name``.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], split: str) -> None:
@@ -66,27 +105,3 @@ class SplitScores(nn.Module):
         self.metrics.reset()
         self.loss.reset()
         return scores
-
-    def sums(self) -> dict[str, Tensor]:
-        """What was added so far, on this rank: metric and state to tensor, as copies.
-
-        Raises:
-            TypeError: a metric keeps lists, as ranking metrics do.
-        """
-        found: dict[str, Tensor] = {}
-        for path, metric in self._parts():
-            for name, value in metric.metric_state.items():
-                if not isinstance(value, Tensor):
-                    raise TypeError(f"{path}.{name} is a list, as a ranking metric keeps it, and no sum")
-                found[f"{path}.{name}"] = value.clone()
-        return found
-
-    def load_sums(self, sums: Mapping[str, Tensor]) -> None:
-        """Goes on from what ``sums`` gave."""
-        for path, metric in self._parts():
-            for name in metric.metric_state:
-                setattr(metric, name, sums[f"{path}.{name}"].to(metric.device))
-            metric._update_count = 1
-
-    def _parts(self) -> list[tuple[str, Metric]]:
-        return [(path, part) for path, part in self.named_modules() if isinstance(part, Metric)]

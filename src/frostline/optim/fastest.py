@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from timm.optim.lion import Lion
 from timm.optim.nadamw import NAdamW
+from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 # what they keep they keep by parameter, and they treat each parameter by itself
@@ -67,6 +68,7 @@ def step_in_few_groups(optimizer: Optimizer) -> Optimizer:
 
 @contextmanager
 def _together(optimizer: Optimizer) -> Iterator[None]:
+    # it comes before every step, and a key and a dictionary for each parameter took as long as a small layer
     groups = optimizer.param_groups
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for group in groups:
@@ -74,14 +76,29 @@ def _together(optimizer: Optimizer) -> Iterator[None]:
         learning = [parameter for parameter in group["params"] if parameter.grad is not None]
         if not learning:
             continue
-        settings = {key: value for key, value in group.items() if key not in _LABELS}
-        own = tuple(tuple(value) if isinstance(value, list) else value for value in settings.values())
-        for parameter in learning:
-            # torch's fused SGD takes a group of which all have momentum, or none
-            begun = bool(optimizer.state.get(parameter))
-            merged.setdefault((begun, *settings, *own), {**settings, "params": []})["params"].append(parameter)
+        own = tuple(_hashable(value) for key, value in group.items() if key not in _LABELS)
+        for begun, parameters in _by_history(optimizer, learning):
+            key = (begun, *group, *own)
+            if key not in merged:
+                merged[key] = {name: value for name, value in group.items() if name not in _LABELS} | {"params": []}
+            merged[key]["params"] += parameters
     optimizer.param_groups = list(merged.values())
     try:
         yield
     finally:
         optimizer.param_groups = groups
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if type(value) is list else value
+
+
+def _by_history(optimizer: Optimizer, parameters: list[Parameter]) -> list[tuple[bool, list[Parameter]]]:
+    """The parameters that have taken a step and those that have not, where the optimizer asks."""
+    if type(optimizer) is not SGD:
+        return [(True, parameters)]
+    # torch's fused SGD takes a group of which all have momentum, or none
+    begun: dict[bool, list[Parameter]] = {}
+    for parameter in parameters:
+        begun.setdefault(bool(optimizer.state.get(parameter)), []).append(parameter)
+    return list(begun.items())

@@ -312,7 +312,6 @@ def make_task(
         optimizer=make_optimizer(config),
         base_lr=float(config.optimizer.lr),
         weight_decay=float(config.optimizer.get("weight_decay", 0.0)),
-        num_classes=len(data.classes),
         seed=config.seed,
         mixer=mixer,
         channels_last=takes_channels_last(speed, backbone.model),

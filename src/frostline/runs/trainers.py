@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig
 
 from frostline.callbacks import CheckedCheckpointIO, Checkpointing, SyncBatchNorm
@@ -15,6 +18,16 @@ from frostline.config import build
 from frostline.errors import ConfigError
 from frostline.runs.folder import RunFolder
 from frostline.runs.resuming import Resumed
+
+# those of Lightning's callbacks that come at every training step
+HOOKS_OF_A_STEP = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
 
 
 def make_trainer(
@@ -48,11 +61,24 @@ def make_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        **({} if config.trainer.get("profiler") else {"profiler": NoProfiler()}),
         plugins=[CheckedCheckpointIO(), *([SyncBatchNorm()] if config.trainer.get("sync_batchnorm") else [])],
         sync_batchnorm=False,
     )
     leave_signals_alone(trainer)
+    leave_out_empty_hooks(trainer)
+    name_arguments_once(trainer)
     return trainer
+
+
+class NoProfiler(PassThroughProfiler):
+    """As Lightning's, which makes a generator for each of the fifty places of a step where it times nothing."""
+
+    _nothing: ClassVar = contextlib.nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        """A context in which nothing is timed."""
+        return self._nothing
 
 
 def scoring_trainer(node: DictConfig) -> Trainer:
@@ -93,6 +119,21 @@ def leave_signals_alone(trainer: Trainer) -> None:
     # private, and held by tests/runs/test_signals.py
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = lambda: None
+
+
+def leave_out_empty_hooks(trainer: Trainer) -> None:
+    """Have no callback called at a step for a hook that it does not have: Lightning passes over one that is None."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
+        for hook in HOOKS_OF_A_STEP:
+            if getattr(type(callback), hook) is getattr(Callback, hook) and hook not in vars(callback):
+                setattr(callback, hook, None)
+
+
+def name_arguments_once(trainer: Trainer) -> None:
+    """Keep Lightning from reading the signature of ``training_step`` at each step: a batch and its number it takes."""
+    # private, and held by tests/runs/test_trainers.py
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop._build_kwargs = lambda kwargs, batch, batch_idx: OrderedDict(batch=batch, batch_idx=batch_idx)
 
 
 def checkpointing(trainer: Trainer) -> Checkpointing:

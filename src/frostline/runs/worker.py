@@ -27,6 +27,7 @@ from frostline.errors import FrostlineError, Interrupted, StorageError
 from frostline.runs import slurm
 from frostline.runs.folder import RunFolder, write_json
 from frostline.runs.locking import Busy
+from frostline.runs.memory import keep_freed_memory
 from frostline.signals import STOP
 
 # how the processes that Lightning starts know who started them
@@ -99,9 +100,12 @@ def _attempt(command: str, config: DictConfig, folder: RunFolder | None) -> _Fai
         with _left_to_the_first_rank():
             try:
                 _set_up_process(folder)
+                if (config.get("speed") or {}).get("keep_memory"):
+                    keep_freed_memory()
                 module = importlib.import_module(f"frostline.runs.{command}")
                 # after the import, since Lightning sets up its loggers then
                 quiet_frameworks()
+                look_for_gpus_once()
                 start_ranks_deaf()
                 getattr(module, command)(config)
             finally:
@@ -144,6 +148,13 @@ def start_ranks_deaf() -> None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     module._SubprocessScriptLauncher._call_children_scripts = start_deaf
+
+
+def look_for_gpus_once() -> None:
+    """Have torch remember that there is no GPU: as Lightning sets it, every optimizer step looks in the driver."""
+    torch = sys.modules.get("torch")
+    if torch is not None and not torch.cuda.is_available():
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
 def _set_up_process(folder: RunFolder | None) -> None:

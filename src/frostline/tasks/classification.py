@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from frostline.freezing import FreezeSchedule, Position, apply_phase, assert_modes
-from frostline.metrics import SplitScores
+from frostline.metrics import TrainingScores
 from frostline.optim import parameter_groups, step_in_few_groups
 from frostline.specs import ClipBy, FreezeSpec
 from frostline.tasks.gathering import of_all_ranks
@@ -35,7 +34,6 @@ class ClassificationTask(ScoringTask):
         optimizer: takes parameter groups, gives an optimizer.
         base_lr: the one base learning rate.
         weight_decay: of the parameters that decay.
-        num_classes: K.
         seed: of dropout, drop path and mixing, which depend on (seed, epoch, batch, rank) alone.
         mixer: mixup or cutmix, or None.
     """
@@ -52,7 +50,6 @@ class ClassificationTask(ScoringTask):
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         base_lr: float,
         weight_decay: float,
-        num_classes: int,
         seed: int,
         mixer: Mixer | None = None,
         channels_last: bool = False,
@@ -68,9 +65,7 @@ class ClassificationTask(ScoringTask):
         self.mixer = mixer
         self.trainable: frozenset[str] | None = None
         self.bn = freeze.bn
-        # a check of its arguments would wait for the device at each step
-        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self.train_scores = SplitScores({"accuracy": accuracy}, "train")
+        self.train_scores = TrainingScores()
 
     def train(self, mode: bool = True) -> ClassificationTask:
         """As torch's, and what is frozen stays in eval."""
@@ -93,7 +88,9 @@ class ClassificationTask(ScoringTask):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """As Lightning's, or with ``freeze.clip=group`` for the parameters of each depth group by themselves."""
-        if ClipBy(self.freeze_spec.clip) is ClipBy.run or not gradient_clip_val:
+        if not gradient_clip_val:
+            return
+        if ClipBy(self.freeze_spec.clip) is ClipBy.run:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         parameters = dict(self.model.named_parameters())
@@ -119,11 +116,13 @@ class ClassificationTask(ScoringTask):
             logits = self.logits(batch)
         loss: Tensor = self.loss(logits, targets)
         self.train_scores.update(logits.detach(), batch.targets, loss.detach())
-        return loss + self.regularizer.penalty(self.model, self.trainable or frozenset())
+        penalty = self.regularizer.penalty(self.model, self.trainable or frozenset())
+        return loss if penalty is None else loss + penalty
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's mean loss and accuracy; with mixing, against the unmixed labels."""
         self.log_dict(self.train_scores.compute(), sync_dist=True)
+        self.train_scores.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the epoch's scores so far, of each rank, and the base learning rate, which ``lr_find`` may have set."""

@@ -22,8 +22,8 @@ class Regularizer(Protocol):
                 ``start`` lacks are new as well.
         """
 
-    def penalty(self, model: nn.Module, trainable: frozenset[str]) -> Tensor:
-        """What to add to the loss: a float32 scalar over ``trainable``; what is frozen would add a constant.
+    def penalty(self, model: nn.Module, trainable: frozenset[str]) -> Tensor | None:
+        """What to add to the loss: a float32 scalar over ``trainable``, or None; what is frozen would add a constant.
 
         Args:
             model: the network that ``begin`` was called with.
@@ -37,9 +37,8 @@ class NoRegularizer(nn.Module):
     def begin(self, model: nn.Module, start: Mapping[str, Tensor] | None, new: frozenset[str]) -> None:
         """Nothing."""
 
-    def penalty(self, model: nn.Module, trainable: frozenset[str]) -> Tensor:
-        """0, as a float32 scalar on the model's device."""
-        return next(model.parameters()).new_zeros((), dtype=torch.float32)
+    def penalty(self, model: nn.Module, trainable: frozenset[str]) -> None:
+        """Nothing."""
 
 
 class L2SP(nn.Module):

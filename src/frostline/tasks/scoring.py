@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -63,6 +64,13 @@ class ScoringTask(LightningModule):
         self.rests: dict[str, Callable[[Tensor], Tensor]] = {}
         self.predictions: Predictions | None = None
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As torch's, without its search for a name that Lightning sets fifty times a step: the hook that it is in."""
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, K]`` of ``[B, C, H, W]``."""
