@@ -31,7 +31,6 @@ from torch.nn import functional
 
 from frostline.callbacks import EpochLines, FollowSchedule, WatchNumbers
 from frostline.config import compose, load_config
-from frostline.data import ImageData
 from frostline.optim import undecayed
 from frostline.runs.folder import RunFolder
 from frostline.runs.memory import keep_freed_memory
@@ -129,7 +128,12 @@ class InMemory(LightningDataModule):
         self.loader = loader
         self.skipped: dict[str, str] = {}
 
-    transfer_batch_to_device = ImageData.transfer_batch_to_device
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """As the data of a run."""
+        if batch.images.device == device:
+            return batch
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
 
     def train_dataloader(self) -> Repeated:
         return self.loader

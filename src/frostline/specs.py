@@ -447,7 +447,7 @@ class OnNan(Enum):
 
 @dataclass
 class OnNanSpec:
-    """What a loss or gradient norm that is not finite does to a run.
+    """What a loss or gradient that is not finite does to a run.
 
     Attributes:
         action: ``stop`` or ``skip``.

@@ -218,5 +218,16 @@ def test_resuming_shows_what_was_not_shown_yet(
             assert run("twice", f"from {step}/{later}") == straight[later:]
 
 
+def test_a_batch_goes_to_another_device_whole_and_stays_as_it_is_on_its_own(
+    array_data: Source, preprocessing: Preprocessing
+) -> None:
+    data = ready(array_data(), preprocessing)
+    batch = next(iter(data.train_dataloader()))
+    assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert isinstance(moved, Batch)
+    assert {value.device.type for value in moved if isinstance(value, torch.Tensor)} == {"meta"}
+
+
 def test_digits_need_no_workers(preprocessing: Preprocessing) -> None:
     assert ready(DigitsData(), preprocessing).val_dataloader().num_workers == 0

@@ -33,7 +33,16 @@ def test_what_changes_the_result_changes_the_hash() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["name=other", "output=elsewhere", "debug=true", "logger=csv", "data.workers=3", "rerun=true", "test=true"],
+    [
+        "name=other",
+        "output=elsewhere",
+        "debug=true",
+        "logger=csv",
+        "data.workers=3",
+        "rerun=true",
+        "test=true",
+        "speed.keep_memory=false",
+    ],
 )
 def test_what_does_not_change_the_result_does_not_change_the_hash(override: str) -> None:
     assert hash_of(override) == hash_of()

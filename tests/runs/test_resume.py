@@ -179,6 +179,18 @@ def test_another_run_is_refused_with_the_differences_and_nothing_is_changed(
     assert half_done.config.read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_run_from_before_a_setting_of_the_process_goes_on_and_may_change_it(half_done: RunFolder) -> None:
+    before = half_done.config.read_bytes()
+    assert b"keep_memory: true" in before
+    try:
+        half_done.config.write_bytes(before.replace(b"  keep_memory: true\n", b""))
+        resumed = prepare_resume(half_done.path, ["speed.keep_memory=false"], trust=["stopping"])
+        assert load_config(resumed.config).speed.keep_memory is False
+    finally:
+        half_done.config.write_bytes(before)
+
+
 def test_a_target_that_is_not_trusted_now_is_refused(half_done: RunFolder) -> None:
     with pytest.raises(ConfigError, match=r"stopping\.SignalAt"):
         prepare_resume(half_done.path)

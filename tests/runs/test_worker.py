@@ -47,6 +47,17 @@ def execute(monkeypatch: pytest.MonkeyPatch, folder: RunFolder) -> Execute:
     return run
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_memory_is_kept_where_the_config_says_so(
+    keeps: bool, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(worker, "keep_freed_memory", lambda: called.append("keep"))
+    assert execute(lambda config: None, speed={"keep_memory": keeps}) == 0
+    assert execute(lambda config: None) == 0
+    assert called == ["keep"] * keeps
+
+
 def raising(error: BaseException) -> Work:
     def work(config: Any) -> object:
         raise error

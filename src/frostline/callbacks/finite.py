@@ -23,7 +23,7 @@ OR_SKIP = "Where it is one bad batch in many, leave its step out: on_nan.action=
 
 
 class WatchNumbers(Callback):
-    """Looks at the losses and at the norm of all gradients before each optimizer step.
+    """Looks at the losses and gradients before each optimizer step; on a GPU at the norm of all gradients.
 
     On a GPU a run that stops at them is told of a step while the next one is under way, so that it waits for nothing;
     no validation and no checkpoint comes between.
@@ -87,12 +87,11 @@ class WatchNumbers(Callback):
             self._look_back()
             self._later = _Later(bad, self._losses, norm, _place(trainer, optimizer))
             return
-        bad = bool(bad) or (norm is None and _is_spoilt(gradients))
+        if norm is None and not isinstance(bad, Tensor):
+            bad = bad or _is_spoilt(gradients)
         if self.skips and trainer.world_size > 1:
-            bad = bool(
-                trainer.strategy.reduce(torch.tensor(float(bad), device=self._losses[0].device), reduce_op="sum")
-            )
-        if not bad:
+            bad = trainer.strategy.reduce(torch.as_tensor(bad, device=self._losses[0].device).float(), reduce_op="sum")
+        if not bool(bad):
             return
         if gradients and norm is None:
             norm = gradient_norm(held)
@@ -245,8 +244,13 @@ def _is_spoilt(gradients: list[Tensor]) -> bool:
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The 2-norm of all gradients together: a float32 scalar, not finite where one of them is not."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if all(gradient.dtype is torch.float32 for gradient in gradients):
-        return torch.nn.utils.get_total_norm(gradients)
+    kinds = {(gradient.dtype, type(gradient), gradient.device) for gradient in gradients}
+    if all(dtype is torch.float32 for dtype, _, _ in kinds):
+        if len(kinds) != 1 or any(kind is not Tensor for _, kind, _ in kinds):
+            return torch.nn.utils.get_total_norm(gradients)
+        # as that, which sorts gradients that may lie on several devices
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return norm
     # the norm of finite numbers is soon beyond float16
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
     total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))

@@ -67,7 +67,7 @@ def _number_faults(config: DictConfig) -> list[ConfigError]:
         faults.append(ConfigError(f"optimizer.lr={rate} is no learning rate", mend="It is a number such as 1e-3."))
     for key, example in _WHOLE_NUMBERS.items():
         value = OmegaConf.select(config, key)
-        if isinstance(value, bool | float | str):
+        if isinstance(value, bool | str) or (isinstance(value, float) and not value.is_integer()):
             faults.append(ConfigError(f"{key}={value} is no whole number", mend=f"One is {key}={example}."))
     return faults
 

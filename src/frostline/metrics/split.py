@@ -55,9 +55,10 @@ class TrainingScores(Metric):
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: ``[B, K]``, ``[B]`` int64 and its mean loss; nothing of it waits for the device."""
-        self.loss += loss * len(labels)
-        self.right += (logits.argmax(dim=1) == labels).sum()
-        self.pictures += len(labels)
+        # in place: to set an attribute of a module takes as long as the sum
+        self.loss.add_(loss, alpha=len(labels))
+        self.right.add_((logits.argmax(dim=1) == labels).sum())
+        self.pictures.add_(len(labels))
 
     def compute(self) -> dict[str, Tensor]:
         """The scores over all ranks since the last reset; NaN where there are no pictures."""
@@ -66,12 +67,11 @@ class TrainingScores(Metric):
 
     def sums(self) -> dict[str, Tensor]:
         """What was added so far, on this rank, as copies."""
-        return {name: value.clone() for name, value in self.metric_state.items() if isinstance(value, Tensor)}
+        return {"loss": self.loss.clone(), "right": self.right.clone(), "pictures": self.pictures.clone()}
 
     def load_sums(self, sums: Mapping[str, Tensor]) -> None:
         """Goes on from what ``sums`` gave."""
-        for name, value in sums.items():
-            setattr(self, name, value.to(self.device))
+        self.loss, self.right, self.pictures = (sums[name].to(self.device) for name in ("loss", "right", "pictures"))
         self._update_count = 1
 
 

@@ -164,10 +164,11 @@ def resume(path: str | Path, overrides: Sequence[str] = (), *, trust: Sequence[s
 def _trained(folder: RunFolder, trust: tuple[str, ...] | None) -> Run:
     from frostline.runs import train as command
     from frostline.runs.parts import rank_count
-    from frostline.runs.worker import quiet_frameworks
+    from frostline.runs.worker import make_steps_cheap, quiet_frameworks
 
     config = configs.load_config(folder.config)
     quiet_frameworks()
+    make_steps_cheap(config)
     if rank_count(config.trainer) != 1:
         # Lightning starts the other ranks by running the main program again, which has to be the worker
         raise_failure(subprocess.run(worker_command("train", folder), check=False).returncode, folder)

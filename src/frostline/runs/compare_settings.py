@@ -27,7 +27,15 @@ Config = Mapping[str, Any]
 """Dotted key to leaf, of a resolved config."""
 
 # beside what makes no other run of it: where the same pictures lie, and what is done after training
-_NO_SETTING = (*LEFT_OUT, "test", "data.workers", "data.root", "data.table", "callbacks.checkpoint")
+_NO_SETTING = (
+    *LEFT_OUT,
+    "test",
+    "data.workers",
+    "speed.keep_memory",
+    "data.root",
+    "data.table",
+    "callbacks.checkpoint",
+)
 _HERE = "<folder>"
 _ABSENT = "-"
 

@@ -29,7 +29,7 @@ LEFT_OUT = (
     *("folder", "output", "name", "debug", "run", "resume", "rerun", "trust", "config_dirs", "logger", "paper"),
     "report",
 )
-"""Keys that do not change the result; ``data.workers`` is another one."""
+"""Keys that do not change the result; ``data.workers`` and ``speed.keep_memory`` are others."""
 
 PACKAGES = ("torch", "timm", "lightning", "peft")
 WEIGHT_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "config.json")
@@ -46,8 +46,9 @@ def config_hash(config: DictConfig) -> str:
     content = _plain(config)
     for key in LEFT_OUT:
         content.pop(key, None)
-    if isinstance(content.get("data"), dict):
-        content["data"].pop("workers", None)
+    for node, key in (("data", "workers"), ("speed", "keep_memory")):
+        if isinstance(content.get(node), dict):
+            content[node].pop(key, None)
     if "test" in content:
         content["test"] = content["test"] is not False
     text = json.dumps(content, sort_keys=True, default=str)

@@ -16,7 +16,8 @@ def keep_freed_memory() -> bool:
 
     Activations and gradients are freed and allocated again at every step. By default glibc gives such blocks back, and
     the system clears each page when it comes back: a step of mobilenetv2_100 on 32 pictures of 128 pixels, on two
-    cores, took 0.82 of the time without. The most that the process holds grows by some percent.
+    cores, took 0.82 to 0.89 of the time without. The most that the process holds grows by some percent. Processes that
+    it forks, such as those that read pictures, do as it does.
 
     Nothing is changed where the environment has settings of glibc's allocator, and where there is another C library.
     """

@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "debug",
     "test",
     "on_nan",
+    "speed.keep_memory",
     "paper",
     "resume",
     "run",

@@ -125,7 +125,7 @@ def leave_out_empty_hooks(trainer: Trainer) -> None:
     """Have no callback called at a step for a hook that it does not have: Lightning passes over one that is None."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
         for hook in HOOKS_OF_A_STEP:
-            if getattr(type(callback), hook) is getattr(Callback, hook) and hook not in vars(callback):
+            if getattr(type(callback), hook, None) is getattr(Callback, hook) and hook not in vars(callback):
                 setattr(callback, hook, None)
 
 

@@ -100,12 +100,10 @@ def _attempt(command: str, config: DictConfig, folder: RunFolder | None) -> _Fai
         with _left_to_the_first_rank():
             try:
                 _set_up_process(folder)
-                if (config.get("speed") or {}).get("keep_memory"):
-                    keep_freed_memory()
                 module = importlib.import_module(f"frostline.runs.{command}")
                 # after the import, since Lightning sets up its loggers then
                 quiet_frameworks()
-                look_for_gpus_once()
+                make_steps_cheap(config)
                 start_ranks_deaf()
                 getattr(module, command)(config)
             finally:
@@ -148,6 +146,13 @@ def start_ranks_deaf() -> None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     module._SubprocessScriptLauncher._call_children_scripts = start_deaf
+
+
+def make_steps_cheap(config: DictConfig) -> None:
+    """Settings of the whole process that a step on the CPU profits from; after Lightning's import."""
+    if (config.get("speed") or {}).get("keep_memory"):
+        keep_freed_memory()
+    look_for_gpus_once()
 
 
 def look_for_gpus_once() -> None:
