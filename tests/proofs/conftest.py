@@ -42,10 +42,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Networks this small run slower on several threads, much so on a busy machine."""
+    """Networks this small run slower on several threads, and a run is bitwise another's on as many threads alone."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # of the processes that it starts
+        yield
     torch.set_num_threads(threads)
