@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from frostline.errors import ConfigError
 from frostline.metrics import SplitScores, TrainingScores, makes_sense
 
 
@@ -65,5 +66,7 @@ def test_the_scores_of_training_are_torchmetrics_and_go_on_from_their_sums() -> 
     assert float(found["train/accuracy"]) == float(theirs.compute())
     assert float(found["train/loss"]) == pytest.approx(sum(losses) / sum(counts))
     assert float(found["train/count"]) == sum(counts)
+    with pytest.raises(ConfigError, match="older Frostline"):
+        own.load_sums({"loss.loss": torch.tensor(0.0)})
     own.reset()
     assert all(float(value) == 0 for value in own.sums().values())

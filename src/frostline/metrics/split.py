@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from frostline.errors import ConfigError
+
 
 def makes_sense(top_k: int, num_classes: int) -> bool:
     """Whether a top-k score can be wrong: among ``num_classes <= top_k`` the label is always found."""
@@ -70,7 +72,16 @@ class TrainingScores(Metric):
         return {"loss": self.loss.clone(), "right": self.right.clone(), "pictures": self.pictures.clone()}
 
     def load_sums(self, sums: Mapping[str, Tensor]) -> None:
-        """Goes on from what ``sums`` gave."""
+        """Goes on from what ``sums`` gave.
+
+        Raises:
+            ConfigError: they are of a version that counted otherwise.
+        """
+        if sums.keys() != self.sums().keys():
+            raise ConfigError(
+                "The checkpoint is of an older Frostline, which counted the scores of training otherwise",
+                mend="Go on with that version, or start a new run from its weights: backbone.weights=RUN.",
+            )
         self.loss, self.right, self.pictures = (sums[name].to(self.device) for name in ("loss", "right", "pictures"))
         self._update_count = 1
 
