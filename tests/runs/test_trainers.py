@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 
 from frostline.config import compose, load_config
@@ -33,14 +32,3 @@ def test_a_hook_that_is_there_is_called_and_an_empty_one_passed_over(tmp_path: P
     assert callable(stopping.on_validation_end)
     trainer.fit(parts.task, datamodule=parts.data)
     assert seen.batches == [0, 1, 2]
-
-
-def test_a_step_is_given_what_lightning_would_give(tmp_path: Path) -> None:
-    folder: RunFolder = prepare(compose("train", [f"output={tmp_path}"]), [])
-    config = load_config(folder.config)
-    trainer = make_trainer(config, folder, before=[], after=Callback())
-    loop, theirs = trainer.fit_loop.epoch_loop, Trainer(logger=False, enable_checkpointing=False).fit_loop.epoch_loop
-    theirs.trainer.strategy._lightning_module = build_parts(config).task
-    for batch_idx in (0, 3):
-        given = loop._build_kwargs(OrderedDict(), "a batch", batch_idx)
-        assert given == theirs._build_kwargs(OrderedDict(), "a batch", batch_idx)

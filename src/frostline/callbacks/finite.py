@@ -57,6 +57,8 @@ class WatchNumbers(Callback):
         self._later: _Later | None = None
         self._before = _State()
         self._groups: list[dict[str, Any]] | None = None
+        self._held: _Held | None = None
+        self._gradients: list[Tensor] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begins a window of accumulated batches."""
@@ -78,23 +80,29 @@ class WatchNumbers(Callback):
         """
         if not self._losses:
             return
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if self._held is None or self._held.groups is not optimizer.param_groups:
+            self._held = _Held(optimizer.param_groups)
         scaled = _scaler(trainer) is not None
-        gradients = [] if scaled else [gradient for one in held if (gradient := one.grad) is not None]
-        norm = None if scaled or _is_plain(gradients) else gradient_norm(held)
-        bad = _not_finite([*self._losses, *([] if norm is None else [norm])])
+        norm: Tensor | None = None
+        bad: Tensor | bool
+        if self._held.are_plain and not scaled:
+            # torch makes an object of a gradient each time it is asked for one: the optimizer finds these made
+            vectors, others = self._held.gradients()
+            self._gradients = vectors + others
+            bad = _is_spoilt([loss.reshape(1) for loss in self._losses] + vectors, others)
+        else:
+            norm = None if scaled else gradient_norm(self._held.parameters)
+            bad = _not_finite([*self._losses, *([] if norm is None else [norm])])
         if not self.skips and isinstance(bad, Tensor):
             self._look_back()
             self._later = _Later(bad, self._losses, norm, _place(trainer, optimizer))
             return
-        if norm is None and not isinstance(bad, Tensor):
-            bad = bad or _is_spoilt(gradients)
         if self.skips and trainer.world_size > 1:
             bad = trainer.strategy.reduce(torch.as_tensor(bad, device=self._losses[0].device).float(), reduce_op="sum")
         if not bool(bad):
             return
-        if gradients and norm is None:
-            norm = gradient_norm(held)
+        if not scaled and norm is None:
+            norm = gradient_norm(self._held.parameters)
         found = f"{self._described(pl_module, norm)} at {_place(trainer, optimizer)}"
         if not self.skips:
             raise NumericsError(found, mend=f"{MEND} {OR_SKIP}")
@@ -129,6 +137,7 @@ class WatchNumbers(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Takes back what a skipped window has left elsewhere."""
+        self._gradients = []
         if self._groups is None:
             return
         self._before.restore(pl_module)
@@ -222,22 +231,39 @@ def _numbers(losses: Iterable[Tensor], norm: Tensor | None) -> str:
     return f"the norm of the gradients is {float(norm)}"
 
 
-def _is_plain(gradients: list[Tensor]) -> bool:
-    """Whether all are float32 in the memory of the host."""
-    kinds = {(gradient.dtype, type(gradient), gradient.device) for gradient in gradients}
-    return all(
-        dtype is torch.float32 and kind is Tensor and device.type == "cpu" and not _runs_behind(device)
-        for dtype, kind, device in kinds
-    )
+class _Held:
+    """What an optimizer holds, looked through once: it is the same at every step.
+
+    Args:
+        groups: of the optimizer.
+
+    Attributes:
+        parameters: of all groups.
+        are_plain: whether all are float32 in the memory of the host, as their gradients are then.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        self.groups = groups
+        self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+        kinds = {(parameter.dtype, type(parameter), parameter.device) for parameter in self.parameters}
+        self.are_plain = all(
+            dtype is torch.float32 and kind is nn.Parameter and device.type == "cpu" and not _runs_behind(device)
+            for dtype, kind, device in kinds
+        )
+        self._vectors = [parameter for parameter in self.parameters if parameter.ndim == 1]
+        self._others = [parameter for parameter in self.parameters if parameter.ndim != 1]
+
+    def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The vectors among the gradients that there are, and the others."""
+        vectors = [gradient for one in self._vectors if (gradient := one.grad) is not None]
+        return vectors, [gradient for one in self._others if (gradient := one.grad) is not None]
 
 
-def _is_spoilt(gradients: list[Tensor]) -> bool:
-    """Whether a number of plain gradients is not finite."""
-    if not gradients:
-        return False
+def _is_spoilt(vectors: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether a number of plain tensors is not finite; the vectors, mostly of batch norms, are many and small."""
     # what a gradient scaler looks with, here times one: of many small tensors the norms take four times as long
     found = torch.zeros(())
-    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones(()))
+    torch._amp_foreach_non_finite_check_and_unscale_([torch.cat(vectors), *others], found, torch.ones(()))
     return bool(found)
 
 

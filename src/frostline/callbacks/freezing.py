@@ -21,7 +21,7 @@ from frostline.checkpoints import Record, read_checkpoint
 from frostline.errors import NumericsError
 from frostline.freezing import Decision, FreezeSchedule, Phase, Position, Progress, Transition
 from frostline.loggers import log_step
-from frostline.optim import learning_rate, set_learning_rates
+from frostline.optim import LearningRates, learning_rate
 from frostline.types import Batch, DepthGroup
 
 
@@ -58,6 +58,7 @@ class FollowSchedule(Callback):
         self.schedule = schedule
         self.progress = Progress(schedule)
         self.record = ScheduleRecord(record, schedule)
+        self._rates = LearningRates(schedule)
         self._begun = False
         self._wrapped: frozenset[str] | None = None
 
@@ -87,7 +88,7 @@ class FollowSchedule(Callback):
             return
         while (transition := self.progress.advance(step)) is not None:
             self._run(transition, trainer, task)
-        set_learning_rates(trainer.optimizers[0], task.base_lr, self.schedule, self.progress.position, step)
+        self._rates.set(trainer.optimizers[0], task.base_lr, self.progress.position, step)
         log_step(trainer, lambda: self._logged(task, step))
 
     def _logged(self, task: Scheduled, step: int) -> dict[str, float]:

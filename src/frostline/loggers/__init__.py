@@ -2,5 +2,6 @@
 
 from frostline.loggers.metrics_file import MetricsFile
 from frostline.loggers.step_log import log_step
+from frostline.loggers.tensorboard_files import TensorBoardFiles
 
-__all__ = ["MetricsFile", "log_step"]
+__all__ = ["MetricsFile", "TensorBoardFiles", "log_step"]

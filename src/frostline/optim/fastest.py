@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -72,13 +74,16 @@ def _together(optimizer: Optimizer) -> Iterator[None]:
     groups = optimizer.param_groups
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for group in groups:
-        # an optimizer passes over a parameter without a gradient, and most are frozen where only the head learns
-        learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+        # most are frozen where only the head learns; torch makes an object of a gradient each time it is asked for one
+        learning = [parameter for parameter in group["params"] if parameter.requires_grad]
         if not learning:
             continue
-        own = tuple(_hashable(value) for key, value in group.items() if key not in _LABELS)
+        names = tuple(group)
+        own = _settings_of(names)(group)
+        if list in map(type, own):
+            own = tuple(tuple(value) if type(value) is list else value for value in own)
         for begun, parameters in _by_history(optimizer, learning):
-            key = (begun, *group, *own)
+            key = (begun, names, own)
             if key not in merged:
                 merged[key] = {name: value for name, value in group.items() if name not in _LABELS} | {"params": []}
             merged[key]["params"] += parameters
@@ -89,8 +94,11 @@ def _together(optimizer: Optimizer) -> Iterator[None]:
         optimizer.param_groups = groups
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if type(value) is list else value
+@cache
+def _settings_of(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """What reads the settings of a group that has these names."""
+    settings = [name for name in names if name not in _LABELS]
+    return itemgetter(*settings) if len(settings) > 1 else lambda group: tuple(group[name] for name in settings)
 
 
 def _by_history(optimizer: Optimizer, parameters: list[Parameter]) -> list[tuple[bool, list[Parameter]]]:

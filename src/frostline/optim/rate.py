@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -89,23 +88,51 @@ def half_cosine(clock: int, steps: int) -> float:
     return (1 + math.cos(math.pi * min(max(clock / steps, 0.0), 1.0))) / 2
 
 
+class LearningRates:
+    """Sets the learning rate of every group of an optimizer, made of ``parameter_groups``, at each step.
+
+    A group without a trainable parameter gets 0, also where others of its depth group learn. Which they are is looked
+    at once for a position, since it comes before every step and there are two groups for each depth: the parameters
+    have to be frozen and thawed for the position by then.
+
+    Args:
+        schedule: of the run.
+    """
+
+    def __init__(self, schedule: FreezeSchedule) -> None:
+        self.schedule = schedule
+        self._position: Position | None = None
+        self._groups: list[dict[str, Any]] = []
+        self._alike: list[tuple[str, float, list[dict[str, Any]]]] = []
+
+    def set(self, optimizer: Optimizer, base: float, position: Position, step: int) -> None:
+        """Set ``lr`` of every group for optimizer step ``step``; see ``learning_rate``."""
+        # loading an optimizer's state gives it other groups
+        if position is not self._position or optimizer.param_groups is not self._groups:
+            self._position, self._groups = position, optimizer.param_groups
+            self._alike = self._look(position)
+        for name, factor, groups in self._alike:
+            rate = learning_rate(self.schedule, position, base, step, name, factor)
+            for group in groups:
+                group["lr"] = rate
+
+    def _look(self, position: Position) -> list[tuple[str, float, list[dict[str, Any]]]]:
+        """The groups that learn, those together whose rate is the same at all steps; the others get 0."""
+        # a rate depends on when its group thawed, and where the phase anneals on when it drops
+        anneals = self.schedule.phase_of(position).anneal
+        alike: dict[tuple[int | None, float, str | None], tuple[str, float, list[dict[str, Any]]]] = {}
+        for group in self._groups:
+            if not any(parameter.requires_grad for parameter in group["params"]):
+                group["lr"] = 0.0
+                continue
+            name, factor = group["group"], group["lr_factor"]
+            key = position.thawed.get(name), factor, name if anneals else None
+            alike.setdefault(key, (name, factor, []))[2].append(group)
+        return list(alike.values())
+
+
 def set_learning_rates(
     optimizer: Optimizer, base: float, schedule: FreezeSchedule, position: Position, step: int
 ) -> None:
-    """Set ``lr`` of every group of ``optimizer``, made of ``parameter_groups``, for optimizer step ``step``.
-
-    A group without a trainable parameter gets 0, also where others of its depth group learn.
-    """
-    # a rate depends on when its group thawed, and where the phase anneals on when it drops
-    anneals = schedule.phase_of(position).anneal
-    rates: dict[tuple[int | None, float, str | None], float] = {}
-    for group in optimizer.param_groups:
-        name, factor = group["group"], group["lr_factor"]
-        key = position.thawed.get(name), factor, name if anneals else None
-        if key not in rates:
-            rates[key] = learning_rate(schedule, position, base, step, name, factor)
-        group["lr"] = rates[key] if _learns(group) else 0.0
-
-
-def _learns(group: Mapping[str, Any]) -> bool:
-    return any(parameter.requires_grad for parameter in group["params"])
+    """Set ``lr`` of every group once; see ``LearningRates``."""
+    LearningRates(schedule).set(optimizer, base, position, step)

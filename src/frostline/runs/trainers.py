@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -18,16 +17,7 @@ from frostline.config import build
 from frostline.errors import ConfigError
 from frostline.runs.folder import RunFolder
 from frostline.runs.resuming import Resumed
-
-# those of Lightning's callbacks that come at every training step
-HOOKS_OF_A_STEP = (
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-)
+from frostline.runs.step_loop import HOOKS_OF_A_STEP, use_step_loop
 
 
 def make_trainer(
@@ -67,7 +57,7 @@ def make_trainer(
     )
     leave_signals_alone(trainer)
     leave_out_empty_hooks(trainer)
-    name_arguments_once(trainer)
+    use_step_loop(trainer)
     return trainer
 
 
@@ -107,7 +97,7 @@ def make_loggers(config: DictConfig, resumed: Resumed | None) -> list[Logger]:
 
 def _going_on(kind: str, resumed: Resumed) -> dict[str, Any]:
     known_as = resumed.trackers.get(kind)
-    if kind == "TensorBoardLogger":
+    if kind.startswith("TensorBoard"):
         return {"purge_step": resumed.cursor.step}
     if kind == "MLFlowLogger":
         return {"run_id": known_as}
@@ -127,13 +117,6 @@ def leave_out_empty_hooks(trainer: Trainer) -> None:
         for hook in HOOKS_OF_A_STEP:
             if getattr(type(callback), hook, None) is getattr(Callback, hook) and hook not in vars(callback):
                 setattr(callback, hook, None)
-
-
-def name_arguments_once(trainer: Trainer) -> None:
-    """Keep Lightning from reading the signature of ``training_step`` at each step: a batch and its number it takes."""
-    # private, and held by tests/runs/test_trainers.py
-    loop: Any = trainer.fit_loop.epoch_loop
-    loop._build_kwargs = lambda kwargs, batch, batch_idx: OrderedDict(batch=batch, batch_idx=batch_idx)
 
 
 def checkpointing(trainer: Trainer) -> Checkpointing:

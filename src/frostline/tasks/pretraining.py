@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
 from frostline.freezing import FreezeSchedule
-from frostline.optim import learning_rate, parameter_groups, set_learning_rates, step_in_few_groups
+from frostline.optim import LearningRates, learning_rate, parameter_groups, step_in_few_groups
 from frostline.tasks.corruption import Corruption
 from frostline.tasks.decoding import AutoEncoder, PooledDecoder
 from frostline.tasks.gathering import of_all_ranks
@@ -65,6 +65,7 @@ class PretrainingTask(LightningModule):
         if channels_last:
             self.autoencoder.to(memory_format=torch.channels_last)
         self.schedule = schedule
+        self._start, self._rates = schedule.start, LearningRates(schedule)
         self.make_optimizer = optimizer
         self.base_lr = base_lr
         self.weight_decay = weight_decay
@@ -103,9 +104,9 @@ class PretrainingTask(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Sets the learning rate of this step."""
         step = self.trainer.global_step
-        start, last = self.schedule.start, self.schedule.groups[-1].name
-        set_learning_rates(self.trainer.optimizers[0], self.base_lr, self.schedule, start, step)
-        self.log("lr", learning_rate(self.schedule, start, self.base_lr, step, last))
+        self._rates.set(self.trainer.optimizers[0], self.base_lr, self._start, step)
+        last = self.schedule.groups[-1].name
+        self.log("lr", learning_rate(self.schedule, self._start, self.base_lr, step, last))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
