@@ -149,7 +149,7 @@ def test_frostline_and_its_peers_see_the_same_pictures(
     from frostline.runs.parts import build_parts
     from frostline.runs.starting import prepare
 
-    config = compose("train", part("frostline_run").overrides(job, cache="auto"))
+    config = compose("train", part("frostline_run").overrides(job, cache="auto", decoded="null"))
     data = build_parts(load_config(prepare(config, []).config)).data
     timm_loop, model = part("timm_loop"), part("job").make_model(job)
     for split in ("val", "test"):

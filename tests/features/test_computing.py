@@ -131,7 +131,7 @@ def test_a_wait_for_another_run_is_said_and_can_be_given_up(tmp_path: Path) -> N
     other = FeatureStore(tmp_path, 1 << 20)
     with other.alone("key"), pytest.raises(Stopped):
         found_or_computed(store, work(is_stopping=iter([False, False, True]).__next__, say=said.append))
-    assert said == ["another run computes the same features; this one waits for them"]
+    assert said == ["another process computes the same features; this one waits for them"]
     # nothing is left of the lock that was waited for
     assert found_or_computed(store, work(say=said.append)).seconds is not None
     assert len(said) == 1

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import timm.models
 import torch
-from going_on import rows, state, stopped_at, to_the_end
+from going_on import command, rows, state, stopped_at, to_the_end
 from PIL import Image
 from torch import nn
 
@@ -265,6 +265,26 @@ def test_a_front_is_cached_in_a_run_that_is_stopped_and_goes_on(
     assert to_the_end(straight) == 0
     assert to_the_end(stopped) == len(marks)
     assert_same(straight, stopped)
+
+
+@pytest.mark.slow
+def test_two_processes_share_what_one_of_them_computes(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    """Also after a phase in which each of them had batch-norm statistics of its own."""
+    phases = [phases_of(probe="head", all="all", again="head", front="head + top:1"), "trainer.max_epochs=8"]
+    own = [*tiny, "data=folder", f'data.root="{pictures}"', *PLAIN, *phases, "data.batch_size=4", "trainer=ddp_cpu"]
+    own += ["optimizer=sgd", "optimizer.lr=0.01", "callbacks=no_early_stopping", "backbone.name=test_resnet"]
+    found: dict[str, RunFolder] = {}
+    for mode in ("require", "off"):
+        asked = [f"+freeze.phases.{name}.cache.mode={mode}" for name in ("probe", "again", "front")]
+        done = command("train", *own, *asked, f"name={mode}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (folder,) = (tmp_path / "outputs" / mode).iterdir()
+        found[mode] = RunFolder(folder)
+        # of three bodies, computed by the one or the other
+        count = done.stdout.count("features of 30 train pictures")
+        assert count == (3 if mode == "require" else 0), done.stdout
+    assert len(list((tmp_path / "cache" / "frostline" / "features").glob("*.features"))) == 3 * 2 + 1
+    assert_same(found["require"], found["off"], tolerance=1e-4)
 
 
 # --- nothing is paid for twice ----------------------------------------------------------------------------------------

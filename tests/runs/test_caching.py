@@ -34,7 +34,6 @@ REFUSED = {
     "forward pass of HighResolutionNet cannot be cut": ["backbone.name=hrnet_w18_small", TOP],
     "speed.compile": ["speed.compile=true", TOP],
     "an adapter is in its body": ["adapter=lora", "backbone.name=test_vit", "freeze.phases.probe.train='head + new'"],
-    "2 processes": ["trainer.devices=2", "trainer.strategy=ddp"],
     "cannot be told": ["augment.transforms=[{_target_: torchvision.transforms.RandomInvert}]"],
     "ends inside an epoch": [*TWO, "freeze.phases.probe.until.fraction=null", "+freeze.phases.probe.until.steps=13"],
 }
@@ -84,6 +83,18 @@ def test_it_is_cached_where_epochs_exceed_views() -> None:
     assert (verdict.is_cached, verdict.views) == (True, 1)
     required = planned(*views, "trainer.max_epochs=2", "freeze.phases.probe.cache.mode=require")
     assert required.verdicts[0].is_cached
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_computes_while_the_others_wait() -> None:
+    two = ["trainer.devices=2", "trainer.strategy=ddp"]
+    assert planned(*two, "trainer.max_epochs=2").sentences(80)["probe"] == (
+        "no: it does not pay: 2 epochs <= 1 view x 2 processes, of which one computes"
+    )
+    plan = planned(*two, "trainer.max_epochs=3")
+    assert plan.verdicts[0].is_cached
+    assert "3 epochs > 1 view x 2 processes" in plan.sentences(80)["probe"]
+    assert plan.notes() == []
 
 
 @pytest.mark.parametrize("override", ["freeze.phases.probe.cache.mode=off", "freeze.phases.probe.cache={mode: off}"])

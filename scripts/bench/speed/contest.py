@@ -42,6 +42,7 @@ ENTRANTS = (
     Entrant(OWN, "frostline_run.py", "train", ("probe", "lp_ft", "full"), "own"),
     Entrant("Frostline, the next run, another seed", "frostline_run.py", "train", ("probe",), "own", follows=OWN),
     Entrant("Frostline, `cache.mode=off`", "frostline_run.py", "uncached", ("probe",), "own"),
+    Entrant("Frostline, `data.decoded=memory`", "frostline_run.py", "decoded", ("lp_ft", "full"), "own"),
     Entrant("Lightning, `BackboneFinetuning`", "lightning_loop.py", "callback", ("probe", "lp_ft")),
     Entrant("Lightning, its transfer-learning guide", "lightning_loop.py", "guide", ("probe",)),
     Entrant("Lightning", "lightning_loop.py", "callback", ("full",)),

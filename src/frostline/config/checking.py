@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.config.model_names import name_faults
 from frostline.errors import ConfigError, suggestion
 from frostline.specs import Mode, PhaseSpec
 
@@ -28,6 +29,7 @@ def faults_of(config: DictConfig, *, complete: bool = True) -> list[ConfigError]
     if complete and not faults:
         faults += [_missing(config, key) for key in sorted(OmegaConf.missing_keys(config))]
     faults += _number_faults(config) if not faults else []
+    faults += name_faults(config) if complete and not faults else []
     if "freeze" in config:
         faults += _phase_faults(config.freeze)
     if "monitor" in config:

@@ -31,6 +31,11 @@ def trusted_targets(config_dirs: Sequence[str | Path] = ()) -> frozenset[str]:
     return frozenset(name for file in files for name in _TARGET_LINE.findall(file.read_text(encoding="utf-8")))
 
 
+def targets_of(config: DictConfig) -> list[str]:
+    """Every ``_target_`` in a config."""
+    return [str(node["_target_"]) for _, node in _targets(config, "")]
+
+
 def check_trusted_names(config: DictConfig, allowed: frozenset[str], trust: Sequence[str] = ()) -> None:
     """Refuse a config that came with a run or a model unless all it names may run; imports nothing.
 

@@ -49,10 +49,17 @@ class Pass:
 
 @dataclass(frozen=True)
 class Computed:
-    """The table, and how it came: seconds of a pass over the pictures, or None where it was in the store."""
+    """The table, and how it came.
+
+    Attributes:
+        table: of all pictures.
+        seconds: of a pass over the pictures; None where it was in the store.
+        waited: whether another process computed it meanwhile.
+    """
 
     table: FeatureTable
     seconds: float | None = None
+    waited: bool = False
 
 
 def found_or_computed(store: FeatureStore, work: Pass, *, anew: bool = False) -> Computed:
@@ -71,9 +78,10 @@ def found_or_computed(store: FeatureStore, work: Pass, *, anew: bool = False) ->
         FrostlineError: a picture could not be read for a reason that may be gone the next time.
         Stopped: the pass was given up, or the wait for another process.
     """
-    with store.alone(work.key, _Waiting(work)):
+    waiting = _Waiting(work)
+    with store.alone(work.key, waiting):
         if not anew and (found := store.find(work.key)) is not None:
-            return Computed(table_of(found))
+            return Computed(table_of(found), waited=waiting.has_said)
         started = time.perf_counter()
         table = _computed(store, work)
         return Computed(table, time.perf_counter() - started)
@@ -84,14 +92,14 @@ class _Waiting:
 
     def __init__(self, work: Pass) -> None:
         self._work = work
-        self._has_said = False
+        self.has_said = False
 
     def __call__(self) -> None:
         if self._work.is_stopping():
             raise Stopped
-        if not self._has_said:
-            self._work.say("another run computes the same features; this one waits for them")
-            self._has_said = True
+        if not self.has_said:
+            self._work.say("another process computes the same features; this one waits for them")
+            self.has_said = True
 
 
 def _computed(store: FeatureStore, work: Pass) -> FeatureTable:

@@ -108,6 +108,7 @@ class CachedPhases:
         data: prepared.
         store: keeps what is computed.
         say: takes a line for the person.
+        agree: called by all processes of a run as it goes on to a phase whose body is frozen: gives each the same.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class CachedPhases:
         data: ImageData,
         store: FeatureStore,
         say: Callable[[str], None],
+        agree: Callable[[], None] = lambda: None,
     ) -> None:
         self.verdicts = list(verdicts)
         self.bodies = list(bodies)
@@ -124,6 +126,8 @@ class CachedPhases:
         self.store = store
         self.clock: Clock | None = None
         self._say = say
+        self._agree = agree
+        self._agreed_on = -1
         self._tables: dict[str, FeatureTable] = {}
         self._refused: set[int] = set()
         self._current = 0
@@ -139,6 +143,9 @@ class CachedPhases:
         views, body = verdict.views if train and verdict.views > 1 else 0, self.bodies[number]
         if body is None or not verdict.holds or number in self._refused:
             return Feed(views)
+        if self.clock is not None and number != self._agreed_on:
+            self._agree()
+            self._agreed_on = number
         if self.data.recipe(split, train=train) is None:
             return Feed(views)
         needed = self._needed(views, epoch)
@@ -262,7 +269,7 @@ class CachedPhases:
 
     def _tell(self, split: str, view: int, computed: Computed) -> None:
         count, seconds = len(computed.table), computed.seconds
-        how = "found"
+        how = "computed by another process" if computed.waited else "found"
         if seconds is not None:
             how = f"computed in {seconds:.1f} s ({count / max(seconds, 1e-9):,.0f} a second)"
         which = f", view {view}" if view else ""

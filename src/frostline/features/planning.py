@@ -73,6 +73,7 @@ class Verdict:
         mode: what it asks for.
         views: fixed views of its training pictures; 1 where there are none.
         epochs: its longest duration, rounded up.
+        ranks: processes that train it, of which one computes while the others wait.
         why_not: why it cannot; empty where it can.
         freezes_front: whether the front of the network is frozen in it, so that one would expect it to.
         place: where it cuts the network; None where it does not.
@@ -82,6 +83,7 @@ class Verdict:
     mode: CacheMode
     views: int
     epochs: int
+    ranks: int = 1
     why_not: str = ""
     freezes_front: bool = False
     place: Place | None = None
@@ -93,9 +95,12 @@ class Verdict:
 
     @property
     def pays(self) -> bool:
-        """Whether it saves passes over the pictures, and enough of each: an epoch takes one, and so does a view."""
+        """Whether it saves passes over the pictures, and enough of each.
+
+        An epoch takes one, and so does a view, which a single process computes: as long as an epoch of each of them.
+        """
         worth = self.place is None or self.place.frozen is None or self.place.frozen >= LEAST_FROZEN
-        return self.epochs > self.views and worth
+        return self.epochs > self.views * self.ranks and worth
 
     @property
     def is_cached(self) -> bool:
@@ -112,8 +117,10 @@ class Verdict:
 
         A backward pass is taken for two forward passes through what is not frozen, as is usual.
         """
-        sign = ">" if self.epochs > self.views else "<="
+        sign = ">" if self.epochs > self.views * self.ranks else "<="
         passes = f"{_counted(self.epochs, 'epoch')} {sign} {_counted(self.views, 'view')}"
+        if self.ranks > 1:
+            passes += f" x {self.ranks} processes, of which one computes"
         if self.place is None or self.place.frozen is None:
             return passes
         frozen = self.place.frozen
@@ -181,6 +188,7 @@ def _verdict(schedule: FreezeSchedule, number: int, model: nn.Module, look: Look
         CacheMode(phase.cache.mode),
         fixed_views(phase, changes_each_epoch=facts.changes_each_epoch),
         math.ceil(steps / schedule.steps_per_epoch),
+        facts.ranks,
         freezes_front=phase.frost_line > 0,
     )
     if verdict.mode is CacheMode.off:
@@ -208,8 +216,6 @@ def _at_the_stem(schedule: FreezeSchedule, phase: Phase) -> Iterator[str]:
 
 
 def _of_the_run(phase: Phase, facts: Circumstances) -> Iterator[str]:
-    if facts.ranks != 1:
-        yield f"{facts.ranks} processes train it, and features are computed by a single one"
     if facts.adapter:
         yield "an adapter is in its body"
     if facts.overfits:

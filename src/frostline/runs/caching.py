@@ -50,6 +50,7 @@ from frostline.freezing import Position
 from frostline.runs.parts import Parts, rank_count
 from frostline.runs.sizes import readable_size
 from frostline.specs import BackboneSpec, CacheMode, SpeedSpec
+from frostline.tasks import take_buffers_of_first
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,12 @@ class RunCache:
         return number in self._warm
 
     def _made(self, verdicts: Sequence[Verdict], bodies: Sequence[FrozenBody | None]) -> CachedPhases:
-        return CachedPhases(verdicts, bodies, self._parts.data, self._store, self._say)
+        return CachedPhases(verdicts, bodies, self._parts.data, self._store, self._say, self._agree)
+
+    def _agree(self) -> None:
+        # batch-norm statistics that a phase before has changed differ between processes until their next step
+        if self._trainer.world_size > 1:
+            take_buffers_of_first(self._parts.task.model)
 
     def _say(self, line: str) -> None:
         if self._trainer.is_global_zero:

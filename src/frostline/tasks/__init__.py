@@ -2,6 +2,7 @@
 
 from frostline.tasks.classification import ClassificationTask
 from frostline.tasks.corruption import Corruption
+from frostline.tasks.gathering import take_buffers_of_first
 from frostline.tasks.losses import BinaryCrossEntropy, FocalLoss, balanced_weights, effective_weights
 from frostline.tasks.pretraining import PretrainingTask
 from frostline.tasks.randomness import stateless_seed
@@ -21,4 +22,5 @@ __all__ = [
     "balanced_weights",
     "effective_weights",
     "stateless_seed",
+    "take_buffers_of_first",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def of_all_ranks(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -14,3 +14,9 @@ def of_all_ranks(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     gathered: list[dict[str, Tensor]] = [{}] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, on_cpu)
     return gathered
+
+
+def take_buffers_of_first(model: nn.Module) -> None:
+    """Give every rank the buffers of the first, as DDP does at its next step; all ranks call it."""
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, src=0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from frostline.metrics import SplitScores
+from frostline.tasks.gathering import take_buffers_of_first
 from frostline.types import Batch
 
 
@@ -102,8 +103,7 @@ class ScoringTask(LightningModule):
         model. Comes after the callbacks' hook of this name, in which averaged weights take their place.
         """
         if self.trainer.world_size > 1:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+            take_buffers_of_first(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the scores of validation, and keeps its predictions where nothing is trained."""

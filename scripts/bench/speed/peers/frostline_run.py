@@ -2,12 +2,14 @@
 
 The settings are those of the peers: no augmentation, AdamW without weight decay at a constant rate, fused,
 channels_last, bfloat16 on a GPU. Whether features are computed once is left to ``cache.mode=auto``, or, to compare,
-off. What a run imports is imported before the clock starts, as the peers' imports are.
+off; pictures are decoded anew in each epoch, as the peers do, or kept in memory. What a run imports is imported before
+the clock starts, as the peers' imports are.
 """
 
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from epoch_clock import EpochClock
 from job import Job, Outcome, main
@@ -15,7 +17,7 @@ from job import Job, Outcome, main
 import frostline.runs.train
 
 
-def overrides(job: Job, *, cache: str) -> list[str]:
+def overrides(job: Job, *, cache: str, decoded: str) -> list[str]:
     """What stands behind ``frostline train`` for this job."""
     kind = "lp_ft" if job.head_epochs and job.full_epochs else "linear_probe" if job.head_epochs else "full"
     lr = job.head_lr if job.head_epochs else job.full_lr
@@ -25,6 +27,7 @@ def overrides(job: Job, *, cache: str) -> list[str]:
         f"data.size={job.size}",
         f"data.batch_size={job.batch_size}",
         f"data.workers={job.workers}",
+        f"data.decoded={decoded}",
         "backbone=timm",
         f"backbone.name={json.dumps(f'local-dir:{job.weights}')}",
         "augment=none",
@@ -51,11 +54,11 @@ def overrides(job: Job, *, cache: str) -> list[str]:
     return chosen
 
 
-def run(job: Job, *, cache: str) -> Outcome:
+def run(job: Job, *, cache: str = "auto", decoded: str = "null") -> Outcome:
     """Both phases."""
-    finished = frostline.train(overrides(job, cache=cache))
+    finished = frostline.train(overrides(job, cache=cache, decoded=decoded))
     return Outcome(finished.metrics["test/accuracy"], EpochClock.latest.seconds, job.pictures)
 
 
 if __name__ == "__main__":
-    main({"train": lambda job: run(job, cache="auto"), "uncached": lambda job: run(job, cache="off")})
+    main({"train": run, "uncached": partial(run, cache="off"), "decoded": partial(run, decoded="memory")})
