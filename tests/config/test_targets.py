@@ -56,6 +56,11 @@ def test_only_trusted_targets_of_a_foreign_config_may_run() -> None:
     assert "textwrapped" in faults({"a": {"_target_": "textwrapped.fill"}}, allowed=allowed, trust=["textwrap"])
 
 
+def test_runs_of_an_earlier_version_are_trusted_as_ours() -> None:
+    config = OmegaConf.create({"logger": {"tensorboard": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger"}}})
+    check_trusted_names(config, trusted_targets())
+
+
 def test_targets_of_a_users_folder_are_trusted(tmp_path: Path) -> None:
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("_target_: my.package.Loss\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 
 from frostline.data import Augmentation
 from frostline.data.folder import FolderData
-from frostline.features import CachedPhases, FeatureStore, FrozenBody, Place, Verdict, feeding, find_boundary
+from frostline.errors import ConfigError
+from frostline.features import CachedPhases, Computed, FeatureStore, FrozenBody, Place, Verdict, feeding, find_boundary
+from frostline.freezing import Position
 from frostline.specs import CacheMode
 from frostline.types import Preprocessing
 
@@ -92,3 +95,91 @@ def test_a_picture_that_can_be_read_by_now_has_its_features(body: FrozenBody, tm
     again, _ = looked_up(1000 * 1000, said)
     assert torch.equal(again, mended)
     assert [line.rpartition(": ")[2].partition(" ")[0] for line in said] == ["computed", "computed", "found"]
+
+
+class Two:
+    """As where another process cannot do what this one can, or where there is one that can."""
+
+    several = True
+
+    def __init__(self, says: bool) -> None:
+        self.says, self.asked = says, 0
+
+    def agree(self, holds: bool) -> bool:
+        self.asked += 1
+        return holds and self.says
+
+    def shared(self, key: str, compute: Callable[[], Computed], find: Callable[[], Computed]) -> Computed:
+        compute()
+        return find()
+
+
+class Still:
+    """Before the first step."""
+
+    def current(self) -> Position:
+        return Position()
+
+    def upcoming(self) -> Position:
+        return Position()
+
+    def is_stopping(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("says", [True, False])
+@pytest.mark.parametrize("mode", [CacheMode.auto, CacheMode.require])
+def test_several_processes_cache_a_phase_or_none_of_them_does(
+    says: bool, mode: CacheMode, body: FrozenBody, tmp_path: Path
+) -> None:
+    data, peers, said = pictures_of(tmp_path), Two(says), []
+    phases = cached(data, body, tmp_path / "store", said.append, peers, mode)
+    with phases.following(Still()):
+        if mode is CacheMode.require and not says:
+            with pytest.raises(ConfigError, match="another process of the run cannot"):
+                phases("train", train=True, epoch=0)
+            return
+        feeds = [phases("train", train=True, epoch=epoch) for epoch in range(3)]
+    assert [feed.features is not None for feed in feeds] == [says] * 3
+    # once for a phase
+    assert peers.asked == 1
+    if not says:
+        assert said == ["phase probe is not cached: another process of the run cannot"]
+
+
+def test_what_the_store_cannot_keep_several_processes_do_without(body: FrozenBody, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("in its place")
+    said: list[str] = []
+    phases = cached(pictures_of(tmp_path), body, tmp_path / "store", said.append, Two(True), CacheMode.auto)
+    with phases.following(Still()):
+        assert phases("train", train=True, epoch=0).features is None
+    assert said == ["phase probe is not cached: the cache cannot keep its features, which several processes share"]
+    # where there is one, its memory will do
+    alone = cached(pictures_of(tmp_path), body, tmp_path / "store", said.append, None, CacheMode.auto)
+    with alone.following(Still()):
+        assert alone("train", train=True, epoch=0).features is not None
+
+
+def cached(
+    data: FolderData,
+    body: FrozenBody,
+    store: Path,
+    say: Callable[[str], None],
+    peers: Two | None,
+    mode: CacheMode,
+) -> CachedPhases:
+    verdict = Verdict("probe", mode, views=1, epochs=3, place=Place(body.boundary))
+    return CachedPhases([verdict], [body], data, FeatureStore(store, 1 << 20), say, peers)
+
+
+def pictures_of(folder: Path) -> FolderData:
+    generator = np.random.default_rng(0)
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        path = folder / "set" / "train" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
+    data = FolderData(
+        root=str(folder / "set"), batch_size=3, workers=0, val_fraction=0, test_fraction=0, pixel_limit=64 * 64
+    )
+    data.prepare(Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3), Augmentation(), seed=0)
+    return data

@@ -16,7 +16,7 @@ from torch import nn
 
 from frostline.errors import ConfigError
 from frostline.freezing import FreezeSchedule, Position, Progress, Validation, apply_phase, select
-from frostline.optim import parameter_groups, set_learning_rates
+from frostline.optim import LearningRates, parameter_groups
 from frostline.specs import (
     BatchNormAffine,
     BatchNormSpec,
@@ -292,7 +292,7 @@ class Run:
         while (transition := self.progress.advance(self.step)) is not None:
             self.trace.transitions.append(transition)
             self.enter()
-        set_learning_rates(self.optimizer, BASE, self.schedule, self.progress.position, self.step)
+        LearningRates(self.schedule).set(self.optimizer, BASE, self.progress.position, self.step)
         self.trace.positions.append(self.progress.position)
         self.trace.rates.append(tuple(group["lr"] for group in self.optimizer.param_groups))
         self.trace.learning.append(frozenset(name for name, p in MODEL.named_parameters() if p.requires_grad))

@@ -35,6 +35,13 @@ def test_tensorboard_reads_each_number_at_its_step(tmp_path: Path) -> None:
     assert sorted(found["pair"]) == [(5, 1.0), (5, 2.0)]
 
 
+def test_a_prefix_stands_before_every_name(tmp_path: Path) -> None:
+    logger = TensorBoardFiles(str(tmp_path), name="", version="", prefix="mine")
+    logger.log_metrics({"lr": 0.5, "pair": {"a": 1.0}}, step=3)
+    logger.finalize("success")
+    assert set(read(tmp_path)) == {"mine-lr", "mine-pair"}
+
+
 def test_a_step_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = TensorBoardFiles(str(tmp_path), name="", version="")
     writer: Any = logger.experiment._get_file_writer()

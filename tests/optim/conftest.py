@@ -13,7 +13,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from frostline.freezing import FreezeSchedule, Progress, Validation, apply_phase
-from frostline.optim import parameter_groups, set_learning_rates
+from frostline.optim import LearningRates, parameter_groups
 from frostline.specs import FreezeSpec, LrScaleSpec, LrSpec, PhaseSpec
 from frostline.types import DepthGroup
 
@@ -113,7 +113,7 @@ def go() -> Callable[..., Gone]:
                 apply_phase(model, progress.stage.trainable)
                 found.starts += [step] * transition.enters_phase
                 found.stages.append(step)
-            set_learning_rates(optimizer, BASE, schedule, progress.position, step)
+            LearningRates(schedule).set(optimizer, BASE, progress.position, step)
             found.rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
             if (step + 1) % steps_per_epoch == 0 and (value := next(shown, None)) is not None:
                 progress.observe({"val/accuracy": value})

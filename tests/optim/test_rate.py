@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from frostline.freezing import FreezeSchedule, PhaseLr, Warmup
-from frostline.optim import curve_factor, learning_rate, set_learning_rates, warmup_factor
+from frostline.optim import LearningRates, curve_factor, learning_rate, warmup_factor
 from frostline.specs import (
     Curve,
     EachSpec,
@@ -305,7 +305,7 @@ def test_the_rate_of_a_step_is_a_function_of_its_position_alone(small):
     )
 
     def at(step):
-        set_learning_rates(optimizer, 1.0, schedule, schedule.position_at(step), step)
+        LearningRates(schedule).set(optimizer, 1.0, schedule.position_at(step), step)
         return [group["lr"] for group in optimizer.param_groups]
 
     forward = [at(step) for step in range(40)]
@@ -325,5 +325,5 @@ def test_sets_each_group_of_an_optimizer(small):
     )
     spec = FreezeSpec(phases={"p": PhaseSpec("all")})
     schedule = FreezeSchedule(spec, LrSpec(Curve.linear), groups, model, steps_per_epoch=4, total_steps=4)
-    set_learning_rates(optimizer, 0.5, schedule, schedule.start, 2)
+    LearningRates(schedule).set(optimizer, 0.5, schedule.start, 2)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.25, 0.025, 0.0])

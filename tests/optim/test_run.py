@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from frostline.freezing import FreezeSchedule, apply_phase, assert_modes
-from frostline.optim import parameter_groups, set_learning_rates
+from frostline.optim import LearningRates, parameter_groups
 from frostline.specs import (
     Curve,
     FreezeSpec,
@@ -57,7 +57,7 @@ class Run:
             apply_phase(self.model, trainable)
             self.model.train()
             assert_modes(self.model, self.groups, trainable, self.bn)
-            set_learning_rates(self.optimizer, BASE, self.schedule, position, step)
+            LearningRates(self.schedule).set(self.optimizer, BASE, position, step)
             self.rates.append({group["name"]: group["lr"] for group in self.optimizer.param_groups})
             generator = torch.Generator().manual_seed(step)
             torch.manual_seed(step)

@@ -34,6 +34,7 @@ REFUSED = {
     "forward pass of HighResolutionNet cannot be cut": ["backbone.name=hrnet_w18_small", TOP],
     "speed.compile": ["speed.compile=true", TOP],
     "an adapter is in its body": ["adapter=lora", "backbone.name=test_vit", "freeze.phases.probe.train='head + new'"],
+    "trainer.sync_batchnorm": ["trainer.devices=2", "trainer.strategy=ddp", "trainer.sync_batchnorm=true"],
     "cannot be told": ["augment.transforms=[{_target_: torchvision.transforms.RandomInvert}]"],
     "ends inside an epoch": [*TWO, "freeze.phases.probe.until.fraction=null", "+freeze.phases.probe.until.steps=13"],
 }

@@ -12,10 +12,24 @@ from going_on import EVERYTHING, assert_equal, assert_same_run, begin, command, 
 
 from frostline.config import compose, load_config
 from frostline.errors import ConfigError, StorageError
+from frostline.runs import trainers
 from frostline.runs.folder import RunFolder
 from frostline.runs.resuming import prepare_resume
 from frostline.runs.starting import prepare
 from frostline.runs.worker import work
+
+SPOILT = """
+import torch
+
+
+class SpoiltLoss(torch.nn.CrossEntropyLoss):
+    calls = 0
+
+    def forward(self, logits, targets):
+        self.calls += logits.requires_grad
+        loss = super().forward(logits, targets)
+        return loss * torch.nan if logits.requires_grad and self.calls == 11 else loss
+"""
 
 STEPS = 4  # an epoch: 30 pictures, batches of 4, two to a step
 STOPS = [
@@ -58,6 +72,37 @@ def test_stopped_after_every_step_it_ends_bitwise_the_same(
     folder = begin(tiny, pictures, tmp_path, stopped_at(tmp_path / "marks", every))
     assert to_the_end(folder) >= 2 * STEPS
     assert_same_run(straight, folder)
+
+
+@pytest.mark.slow
+def test_a_step_for_each_batch_ends_bitwise_the_same_too(tiny: list[str], pictures: Path, tmp_path: Path) -> None:
+    """Which goes by `StepLoop`, where a run of accumulated batches goes by Lightning's."""
+    own = ["trainer.accumulate_grad_batches=1", "trainer.gradient_clip_val=1.0", "on_nan.action=skip"]
+    own += ["callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=3"]
+    whole = begin(tiny, pictures, tmp_path / "whole", *own)
+    assert work("train", whole.path) == 0
+    stop = stopped_at(tmp_path / "marks", ["on_train_batch_end:3", "on_train_batch_end:8", "on_validation_end:16"])
+    stopped = begin(tiny, pictures, tmp_path, stop, *own)
+    assert to_the_end(stopped) == 3
+    assert_same_run(whole, stopped)
+
+
+@pytest.mark.slow
+def test_a_run_is_the_one_by_lightnings_own_loop(
+    tiny: list[str], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With averaged weights, a mixed loss, clipping and a step that is left out."""
+    own = ["trainer.accumulate_grad_batches=1", "trainer.gradient_clip_val=0.5", "augment.mixup=0.2"]
+    own += ["on_nan.action=skip", "loss._target_=spoilt.SpoiltLoss", "freeze=lp_ft", "trainer.max_epochs=3"]
+    (tmp_path / "spoilt.py").write_text(SPOILT)
+    monkeypatch.syspath_prepend(tmp_path)
+    straight = begin(tiny, pictures, tmp_path / "straight", *own)
+    assert work("train", straight.path) == 0
+    assert straight.read_metrics()["skipped_steps"] == 1
+    monkeypatch.setattr(trainers, "use_step_loop", lambda trainer: None)
+    theirs = begin(tiny, pictures, tmp_path / "theirs", *own)
+    assert work("train", theirs.path) == 0
+    assert_same_run(straight, theirs)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.profilers import SimpleProfiler
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ class Data(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         return self.train_dataloader()
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_before_batch_transfer(self, batch: Any, _: int) -> Any:  # Lightning gives it by position
         return batch[0] * 2, batch[1]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -227,6 +228,30 @@ def test_lightnings_own_step_is_given_what_it_would_give() -> None:
     for batch_idx in (0, 3):
         given = ours._build_kwargs(OrderedDict(), "a batch", batch_idx)
         assert given == theirs._build_kwargs(OrderedDict(), "a batch", batch_idx)
+
+
+def test_a_hook_may_be_any_callable_or_none() -> None:
+    seen: list[int] = []
+
+    class Called:
+        def __call__(self, trainer: Any, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(batch_idx)
+
+    callback = LambdaCallback(on_train_batch_end=Called(), on_before_zero_grad=print)
+    callback.on_before_zero_grad = None  # type: ignore[assignment,method-assign]  # as Lightning passes over
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+    )
+    use_step_loop(trainer)
+    trainer.fit(Task(), datamodule=Data())
+    assert seen == [0, 1, 2, 3, 4]
 
 
 def test_the_loss_of_a_step_is_a_tensor_or_lightning_says_so(straight: list[bool]) -> None:

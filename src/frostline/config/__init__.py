@@ -12,7 +12,7 @@ from frostline.config.composing import (
 )
 from frostline.config.saving import absolute_paths, flat, load_config, save_config
 from frostline.config.schema import COMMANDS, conf_folder, register, weights_folder
-from frostline.config.targets import check_targets, check_trusted_names, trusted_targets
+from frostline.config.targets import check_targets, check_trusted_names, targets_of, trusted_targets
 
 __all__ = [
     "COMMANDS",
@@ -33,6 +33,7 @@ __all__ = [
     "register",
     "save_config",
     "spec_of",
+    "targets_of",
     "trusted_targets",
     "weights_folder",
 ]

@@ -22,18 +22,27 @@ _NAME = re.compile(r"(?!__)\w+(?:\.(?!__)\w+)*")
 _REFERENCE = re.compile(r"\$\{(?:[\w.\[\]]+\}|(?:oc\.env|frostline\.weights):)")
 _FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")
 _SHOWN = 200
+# what our own conf/ named before: the runs of that time still do
+_FORMER = frozenset({"lightning.pytorch.loggers.TensorBoardLogger"})
 
 
 def trusted_targets(config_dirs: Sequence[str | Path] = ()) -> frozenset[str]:
-    """Every ``_target_`` that our own ``conf/`` and the user's folders name."""
+    """Every ``_target_`` that our own ``conf/`` and the user's folders name, or that ours did once."""
     folders = [conf_folder(), *map(Path, config_dirs)]
     files = [file for folder in folders for file in sorted(folder.rglob("*.yaml"))]
-    return frozenset(name for file in files for name in _TARGET_LINE.findall(file.read_text(encoding="utf-8")))
+    named = frozenset(name for file in files for name in _TARGET_LINE.findall(file.read_text(encoding="utf-8")))
+    return named | _FORMER
 
 
-def targets_of(config: DictConfig) -> list[str]:
-    """Every ``_target_`` in a config."""
-    return [str(node["_target_"]) for _, node in _targets(config, "")]
+def targets_of(node: Any) -> list[str]:
+    """Every ``_target_`` in a config; what refers to another key is found there."""
+    if not isinstance(node, DictConfig | ListConfig):
+        return []
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return []
+    keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
+    own = [str(node["_target_"])] if isinstance(node, DictConfig) and "_target_" in node else []
+    return own + [target for key in keys for target in targets_of(node._get_node(key))]
 
 
 def check_trusted_names(config: DictConfig, allowed: frozenset[str], trust: Sequence[str] = ()) -> None:

@@ -78,6 +78,8 @@ def found_or_computed(store: FeatureStore, work: Pass, *, anew: bool = False) ->
         FrostlineError: a picture could not be read for a reason that may be gone the next time.
         Stopped: the pass was given up, or the wait for another process.
     """
+    if not anew and (found := store.find(work.key)) is not None:
+        return Computed(table_of(found))
     waiting = _Waiting(work)
     with store.alone(work.key, waiting):
         if not anew and (found := store.find(work.key)) is not None:

@@ -42,6 +42,37 @@ class Clock(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """The other processes of a run, which have to be given the same."""
+
+    @property
+    def several(self) -> bool:
+        """Whether there are any."""
+        ...
+
+    def agree(self, holds: bool) -> bool:
+        """Whether it holds on all, which call it together; each then has the buffers of the first."""
+        ...
+
+    def shared(self, key: str, compute: Callable[[], Computed], find: Callable[[], Computed]) -> Computed:
+        """What one of them computes, and the others find then; `NotCached` is raised on all or none."""
+        ...
+
+
+class Alone:
+    """No other processes."""
+
+    several = False
+
+    def agree(self, holds: bool) -> bool:
+        """As it is here."""
+        return holds
+
+    def shared(self, key: str, compute: Callable[[], Computed], find: Callable[[], Computed]) -> Computed:
+        """By this one."""
+        return compute()
+
+
 @dataclass
 class FrozenBody:
     """The part of a model below a cut, and how it is run.
@@ -108,7 +139,7 @@ class CachedPhases:
         data: prepared.
         store: keeps what is computed.
         say: takes a line for the person.
-        agree: called by all processes of a run as it goes on to a phase whose body is frozen: gives each the same.
+        peers: the other processes of the run.
     """
 
     def __init__(
@@ -118,7 +149,7 @@ class CachedPhases:
         data: ImageData,
         store: FeatureStore,
         say: Callable[[str], None],
-        agree: Callable[[], None] = lambda: None,
+        peers: Peers | None = None,
     ) -> None:
         self.verdicts = list(verdicts)
         self.bodies = list(bodies)
@@ -126,7 +157,7 @@ class CachedPhases:
         self.store = store
         self.clock: Clock | None = None
         self._say = say
-        self._agree = agree
+        self._peers = peers or Alone()
         self._agreed_on = -1
         self._tables: dict[str, FeatureTable] = {}
         self._refused: set[int] = set()
@@ -141,11 +172,9 @@ class CachedPhases:
             # what the phase before had in memory is in the store, if it is wanted again
             self._current, self._tables = number, {}
         views, body = verdict.views if train and verdict.views > 1 else 0, self.bodies[number]
+        self._agree(number)
         if body is None or not verdict.holds or number in self._refused:
             return Feed(views)
-        if self.clock is not None and number != self._agreed_on:
-            self._agree()
-            self._agreed_on = number
         if self.data.recipe(split, train=train) is None:
             return Feed(views)
         needed = self._needed(views, epoch)
@@ -161,6 +190,15 @@ class CachedPhases:
         except Stopped:
             return Feed(views)
         return Feed(views, lambda view: tables[view if views else 0])
+
+    def _agree(self, number: int) -> None:
+        """Have all processes cache a phase, or none; each has found out by itself, perhaps on a disk of its own."""
+        if self.clock is None or not self._peers.several or number == self._agreed_on:
+            return
+        self._agreed_on = number
+        is_cached = self.verdicts[number].is_cached
+        if not self._peers.agree(is_cached) and is_cached:
+            self._refuse(number, NotCached("another process of the run cannot"))
 
     @contextmanager
     def following(self, clock: Clock) -> Iterator[None]:
@@ -233,10 +271,11 @@ class CachedPhases:
                 self.clock.is_stopping if self.clock else lambda: False,
                 self._say,
             )
-            computed = found_or_computed(self.store, work)
+            computed = self._computed(work)
             faults, mended = self._empty(computed.table, body, split, train=train, view=view)
-            if mended:  # since its features were computed, such as by a larger `data.pixel_limit`
-                computed = found_or_computed(self.store, work, anew=True)
+            # since its features were computed, such as by a larger `data.pixel_limit`
+            if mended and not self._peers.several:
+                computed = self._computed(work, anew=True)
                 faults, mended = self._empty(computed.table, body, split, train=train, view=view)
             if mended:
                 raise NotCached(f"'{pictures.name(mended[0])}' of {split} can be read at some times only")
@@ -244,6 +283,19 @@ class CachedPhases:
             self._tables[key] = computed.table
             self._tell(split, view, computed)
         return self._tables[key]
+
+    def _computed(self, work: Pass, *, anew: bool = False) -> Computed:
+        """The table of a pass. During training all processes ask for it together, and after it the first may alone."""
+        if self.clock is None or not self._peers.several:
+            return found_or_computed(self.store, work, anew=anew)
+
+        def compute() -> Computed:
+            computed = found_or_computed(self.store, work)
+            if self.store.find(work.key) is None:
+                raise NotCached("the cache cannot keep its features, which several processes share")
+            return computed
+
+        return self._peers.shared(work.key, compute, lambda: found_or_computed(self.store, work))
 
     def _empty(
         self, table: FeatureTable, body: FrozenBody, split: str, *, train: bool, view: int

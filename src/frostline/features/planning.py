@@ -26,6 +26,7 @@ class Circumstances:
 
     Attributes:
         ranks: processes.
+        replaces_batch_norms: whether others take their place when training begins, if there are several processes.
         adapter: what it says of itself; empty where there is none.
         mixing: what mixes the pictures of a batch, in words; empty where nothing does.
         own_transforms: whether a person's own transforms change training pictures.
@@ -37,6 +38,7 @@ class Circumstances:
     """
 
     ranks: int = 1
+    replaces_batch_norms: bool = False
     adapter: str = ""
     mixing: str = ""
     own_transforms: bool = False
@@ -216,6 +218,8 @@ def _at_the_stem(schedule: FreezeSchedule, phase: Phase) -> Iterator[str]:
 
 
 def _of_the_run(phase: Phase, facts: Circumstances) -> Iterator[str]:
+    if facts.ranks > 1 and facts.replaces_batch_norms:
+        yield "trainer.sync_batchnorm puts others in the place of its batch norms; those that are frozen need none"
     if facts.adapter:
         yield "an adapter is in its body"
     if facts.overfits:

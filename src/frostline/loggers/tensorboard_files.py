@@ -18,10 +18,11 @@ class TensorBoardFiles(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Writes numbers and scalar tensors as one record; mappings of numbers and the like as Lightning does."""
+        prefix = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
         values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         numbers = {name: value for name, value in values.items() if isinstance(value, Real)}
         if numbers:
-            records = [Summary.Value(tag=name, simple_value=float(value)) for name, value in numbers.items()]
+            records = [Summary.Value(tag=prefix + name, simple_value=float(value)) for name, value in numbers.items()]
             self.experiment._get_file_writer().add_summary(Summary(value=records), step)
         if others := {name: value for name, value in values.items() if name not in numbers}:
             super().log_metrics(others, step)

@@ -2,7 +2,7 @@
 
 from frostline.optim.fastest import fastest, step_in_few_groups
 from frostline.optim.groups import parameter_groups, undecayed
-from frostline.optim.rate import LearningRates, curve_factor, learning_rate, set_learning_rates, warmup_factor
+from frostline.optim.rate import LearningRates, curve_factor, learning_rate, warmup_factor
 
 __all__ = [
     "LearningRates",
@@ -10,7 +10,6 @@ __all__ = [
     "fastest",
     "learning_rate",
     "parameter_groups",
-    "set_learning_rates",
     "step_in_few_groups",
     "undecayed",
     "warmup_factor",

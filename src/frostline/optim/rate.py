@@ -129,10 +129,3 @@ class LearningRates:
             key = position.thawed.get(name), factor, name if anneals else None
             alike.setdefault(key, (name, factor, []))[2].append(group)
         return list(alike.values())
-
-
-def set_learning_rates(
-    optimizer: Optimizer, base: float, schedule: FreezeSchedule, position: Position, step: int
-) -> None:
-    """Set ``lr`` of every group once; see ``LearningRates``."""
-    LearningRates(schedule).set(optimizer, base, position, step)

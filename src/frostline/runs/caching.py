@@ -13,9 +13,8 @@ from hydra.utils import get_object
 from lightning import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
-from frostline import signals
 from frostline.callbacks import ExponentialMovingAverage, FollowSchedule
 from frostline.config import spec_of
 from frostline.features import (
@@ -48,9 +47,9 @@ from frostline.features.boundary import Forward
 from frostline.features.planning import fixed_views
 from frostline.freezing import Position
 from frostline.runs.parts import Parts, rank_count
+from frostline.runs.processes import Processes
 from frostline.runs.sizes import readable_size
 from frostline.specs import BackboneSpec, CacheMode, SpeedSpec
-from frostline.tasks import take_buffers_of_first
 
 
 @dataclass(frozen=True)
@@ -211,6 +210,7 @@ def _circumstances(config: DictConfig, parts: Parts) -> Circumstances:
     return Circumstances(
         compiles=spec_of(config.speed, SpeedSpec).compile,
         ranks=rank_count(config.trainer),
+        replaces_batch_norms=bool(config.trainer.get("sync_batchnorm")) and _has_batch_norm(parts.task.model),
         adapter=parts.adapter.sentence(),
         mixing="mixup or cutmix" if mixing else "",
         own_transforms=data.recipe("train", train=True) is None,
@@ -221,6 +221,10 @@ def _circumstances(config: DictConfig, parts: Parts) -> Circumstances:
     )
 
 
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def _kind(node: DictConfig) -> type[Any]:
     target = get_object(str(node.get("_target_")))
     return target if isinstance(target, type) else object
@@ -229,8 +233,8 @@ def _kind(node: DictConfig) -> type[Any]:
 class TrainerClock:
     """Where a run is, by its trainer and the callback that follows its schedule."""
 
-    def __init__(self, trainer: Trainer, follow: FollowSchedule) -> None:
-        self._trainer, self._follow = trainer, follow
+    def __init__(self, trainer: Trainer, follow: FollowSchedule, processes: Processes) -> None:
+        self._trainer, self._follow, self._processes = trainer, follow, processes
 
     def current(self) -> Position:
         """See `frostline.features.feeding.Clock`."""
@@ -242,7 +246,7 @@ class TrainerClock:
 
     def is_stopping(self) -> bool:
         """See `frostline.features.feeding.Clock`."""
-        return signals.STOP.received is not None
+        return self._processes.is_stopping()
 
 
 class RunCache:
@@ -265,6 +269,7 @@ class RunCache:
         self._config, self._parts, self._trainer, self._follow = config, parts, trainer, follow
         self._warm: set[int] = set()
         self._store = default_store()
+        self._processes = Processes(trainer, parts.task.model)
         self.plan = plan_cache(config, parts, self._store, self._is_found)
         self._bodies: dict[str, FrozenBody] = {}
         for verdict in self.plan.verdicts:
@@ -295,7 +300,7 @@ class RunCache:
     @contextmanager
     def training(self) -> Iterator[None]:
         """While the run is trained, phases count as the schedule goes on to them; after it the last one does."""
-        with self._phases.following(TrainerClock(self._trainer, self._follow)):
+        with self._phases.following(TrainerClock(self._trainer, self._follow, self._processes)):
             try:
                 yield
             finally:
@@ -329,12 +334,7 @@ class RunCache:
         return number in self._warm
 
     def _made(self, verdicts: Sequence[Verdict], bodies: Sequence[FrozenBody | None]) -> CachedPhases:
-        return CachedPhases(verdicts, bodies, self._parts.data, self._store, self._say, self._agree)
-
-    def _agree(self) -> None:
-        # batch-norm statistics that a phase before has changed differ between processes until their next step
-        if self._trainer.world_size > 1:
-            take_buffers_of_first(self._parts.task.model)
+        return CachedPhases(verdicts, bodies, self._parts.data, self._store, self._say, self._processes)
 
     def _say(self, line: str) -> None:
         if self._trainer.is_global_zero:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from frostline.config import build
+from frostline.config import build, targets_of
 from frostline.runs.folder import RunFolder
 from frostline.runs.identity import find_earlier, recorded_fingerprint
 from frostline.runs.jobs import ask_forked
@@ -65,20 +65,8 @@ def go_on_with(command: str, config: DictConfig, earlier: Sequence[RunFolder]) -
     if folder is None:
         return None
     # what this command line names is trusted: the run was asked for the same
-    trust = [*config.get("trust", []), *_targets(config)]
+    trust = [*config.get("trust", []), *targets_of(config)]
     prepared = prepare_resume(folder.path, command=command, config_dirs=config.get("config_dirs", []), trust=trust)
     # what ended it before must not be taken for what ends it now
     folder.failure.unlink(missing_ok=True)
     return prepared
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Every ``_target_`` in a config."""
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for key in node:
-            yield from _targets(node._get_node(key))
-    elif isinstance(node, ListConfig):
-        for index in range(len(node)):
-            yield from _targets(node._get_node(index))
