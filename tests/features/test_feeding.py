@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from frostline.data import Augmentation
 from frostline.data.folder import FolderData
 from frostline.errors import ConfigError
-from frostline.features import CachedPhases, Computed, FeatureStore, FrozenBody, Place, Verdict, feeding, find_boundary
+from frostline.features import CachedPhases, FeatureStore, FrozenBody, Place, Verdict, feeding, find_boundary
 from frostline.freezing import Position
 from frostline.specs import CacheMode
 from frostline.types import Preprocessing
@@ -105,11 +106,11 @@ class Two:
     def __init__(self, says: bool) -> None:
         self.says, self.asked = says, 0
 
-    def agree(self, holds: bool) -> bool:
+    def agree(self, place: str) -> bool:
         self.asked += 1
-        return holds and self.says
+        return self.says
 
-    def shared(self, key: str, compute: Callable[[], Computed], find: Callable[[], Computed]) -> Computed:
+    def shared(self, key: str, compute: Callable[[], Any], find: Callable[[], Any]) -> Any:
         compute()
         return find()
 
@@ -153,11 +154,36 @@ def test_what_the_store_cannot_keep_several_processes_do_without(body: FrozenBod
     phases = cached(pictures_of(tmp_path), body, tmp_path / "store", said.append, Two(True), CacheMode.auto)
     with phases.following(Still()):
         assert phases("train", train=True, epoch=0).features is None
-    assert said == ["phase probe is not cached: the cache cannot keep its features, which several processes share"]
+    assert len(said) == 1
+    assert said[0].startswith("phase probe is not cached: several processes share its features. ")
+    assert str(tmp_path / "store") in said[0]
     # where there is one, its memory will do
     alone = cached(pictures_of(tmp_path), body, tmp_path / "store", said.append, None, CacheMode.auto)
     with alone.following(Still()):
         assert alone("train", train=True, epoch=0).features is not None
+
+
+def test_what_only_some_have_in_store_several_processes_do_without(body: FrozenBody, tmp_path: Path) -> None:
+    """Where it does not pay: a single process takes what it finds."""
+    first = cached(pictures_of(tmp_path), body, tmp_path / "store", list[str]().append, None, CacheMode.auto)
+    with first.following(Still()):
+        assert first("train", train=True, epoch=0).features is not None
+    for peers, finds in ((None, True), (Two(True), False)):
+        again = cached(pictures_of(tmp_path), body, tmp_path / "store", list[str]().append, peers, CacheMode.auto, 1)
+        with again.following(Still()):
+            assert (again("train", train=True, epoch=0).features is not None) == finds
+
+
+def test_a_picture_that_can_be_read_by_now_is_mended_for_several_processes(body: FrozenBody, tmp_path: Path) -> None:
+    pictures_of(tmp_path)
+    Image.new("RGB", (96, 96)).save(tmp_path / "set" / "train" / "a" / "1.png")
+    for pixel_limit, missing in ((64 * 64, 1), (1000 * 1000, 0)):
+        data = pictures_of(tmp_path, pixel_limit, anew=False)
+        phases = cached(data, body, tmp_path / "store", list[str]().append, Two(True), CacheMode.require)
+        with phases.following(Still()):
+            features = phases("train", train=True, epoch=0).features
+        assert features is not None
+        assert len(features(0).faults) == missing
 
 
 def cached(
@@ -167,19 +193,20 @@ def cached(
     say: Callable[[str], None],
     peers: Two | None,
     mode: CacheMode,
+    epochs: int = 3,
 ) -> CachedPhases:
-    verdict = Verdict("probe", mode, views=1, epochs=3, place=Place(body.boundary))
+    verdict = Verdict("probe", mode, views=1, epochs=epochs, place=Place(body.boundary))
     return CachedPhases([verdict], [body], data, FeatureStore(store, 1 << 20), say, peers)
 
 
-def pictures_of(folder: Path) -> FolderData:
+def pictures_of(folder: Path, pixel_limit: int = 64 * 64, *, anew: bool = True) -> FolderData:
     generator = np.random.default_rng(0)
-    for name in ("a/0", "a/1", "b/0", "b/1"):
+    for name in ("a/0", "a/1", "b/0", "b/1") if anew else ():
         path = folder / "set" / "train" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(path)
     data = FolderData(
-        root=str(folder / "set"), batch_size=3, workers=0, val_fraction=0, test_fraction=0, pixel_limit=64 * 64
+        root=str(folder / "set"), batch_size=3, workers=0, val_fraction=0, test_fraction=0, pixel_limit=pixel_limit
     )
     data.prepare(Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3), Augmentation(), seed=0)
     return data

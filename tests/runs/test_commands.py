@@ -163,7 +163,8 @@ def test_faults_are_one_message_and_no_whole_folder(overrides: list[str], code: 
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("metrics.json"))
     assert not list(tmp_path.rglob("model"))
-    assert len(list(tmp_path.rglob("failure.json"))) == 1
+    # what a look at the config alone finds comes before the folder
+    assert len(list(tmp_path.rglob("failure.json"))) == (part != "resnet50")
 
 
 @pytest.mark.slow

@@ -16,26 +16,21 @@ import torch
 from torch import nn
 
 from frostline import signals
-from frostline.features import Computed, NotCached, Stopped
+from frostline.features import NotCached, Stopped
 from frostline.runs.processes import Processes
 
 RANKS = 2
+# on a place, on one that each names otherwise, on one that the first alone names, and on none
+AGREED = [True, False, False, True]
 
 
 def trainer_of(rank: int, ranks: int = RANKS, machines: int = 1) -> Any:
     """What `Processes` asks of a trainer: on one machine, or each process on its own."""
-
-    def reduce(decision: bool, all: bool) -> bool:
-        found = torch.tensor(int(decision))
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN if all else torch.distributed.ReduceOp.MAX)
-        return bool(found)
-
     return SimpleNamespace(
         world_size=ranks,
         num_nodes=machines,
         node_rank=rank if machines > 1 else 0,
         local_rank=0 if machines > 1 else rank,
-        strategy=SimpleNamespace(reduce_boolean_decision=reduce),
     )
 
 
@@ -51,49 +46,49 @@ def meet(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def computed(rank: int, folder: Path, machines: int = 1) -> tuple[list[str], bool]:
-    """Which of compute and find each process was asked for, and whether the other's was done by then."""
+def computed(rank: int, folder: Path, machines: int = 1) -> tuple[list[str], list[bool]]:
+    """What each process was asked for, whether the other was done by then, and what they agree on."""
     processes, asked = Processes(trainer_of(rank, machines=machines), nn.Module()), []
     mark = folder / "done"
 
-    def compute() -> Computed:
+    def compute() -> str:
         asked.append("compute")
         time.sleep(0.5)
         mark.touch()
-        return Computed(None)  # type: ignore[arg-type]  # nobody looks at it
+        return "the table"
 
-    def find() -> Computed:
+    def find() -> str:
         asked.append(f"find {mark.exists()}")
-        return Computed(None)  # type: ignore[arg-type]  # as above
+        return "the table"
 
-    assert isinstance(processes.shared(f"of {machines}", compute, find), Computed)
+    assert processes.shared(f"of {machines}", compute, find) == "the table"
     torch.distributed.barrier()
     mark.unlink(missing_ok=True)
     torch.distributed.barrier()
     # the same once more, which is another question
-    assert isinstance(processes.shared(f"of {machines}", compute, find), Computed)
-    return asked, processes.agree(True) and not processes.agree(rank == 0)
+    assert processes.shared(f"of {machines}", compute, find) == "the table"
+    return asked, [processes.agree(place) for place in ("fc", f"fc{rank}", "fc" if rank == 0 else "", "")]
 
 
 def refused(rank: int, folder: Path) -> str:
     processes = Processes(trainer_of(rank), nn.Module())
 
-    def compute() -> Computed:
+    def compute() -> str:
         raise NotCached("there is no room")
 
     with pytest.raises(NotCached) as reason:
-        processes.shared("refused", compute, lambda: Computed(None))  # type: ignore[arg-type]  # nobody looks at it
+        processes.shared("refused", compute, lambda: "the table")
     return str(reason.value)
 
 
 def failed(rank: int, folder: Path) -> str:
     processes = Processes(trainer_of(rank), nn.Module())
 
-    def compute() -> Computed:
+    def compute() -> str:
         raise OSError("no disk")
 
     with pytest.raises((OSError, RuntimeError)) as reason:
-        processes.shared("failed", compute, lambda: Computed(None))  # type: ignore[arg-type]  # nobody looks at it
+        processes.shared("failed", compute, lambda: "the table")
     return str(reason.value)
 
 
@@ -101,7 +96,7 @@ def stopped(rank: int, folder: Path) -> str:
     """The one that waits gets a signal, which the one that computes has to see."""
     processes = Processes(trainer_of(rank), nn.Module())
 
-    def compute() -> Computed:
+    def compute() -> str:
         end = time.monotonic() + 60
         while time.monotonic() < end:
             if processes.is_stopping():
@@ -114,7 +109,7 @@ def stopped(rank: int, folder: Path) -> str:
     if rank == 1:
         os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Stopped):
-        processes.shared("stopped", compute, lambda: Computed(None))  # type: ignore[arg-type]  # nobody looks at it
+        processes.shared("stopped", compute, lambda: "the table")
     received = str(signals.STOP.received)
     signals.STOP.restore()
     return received
@@ -124,7 +119,7 @@ def buffers(rank: int, folder: Path) -> tuple[list[float], bool]:
     norm = nn.BatchNorm1d(2)
     norm.running_mean = torch.full((2,), float(rank) + 1)
     version = norm.running_mean._version
-    assert Processes(trainer_of(rank), norm).agree(True)
+    assert Processes(trainer_of(rank), norm).agree("")
     return norm.running_mean.tolist(), norm.running_mean._version > version
 
 
@@ -151,13 +146,13 @@ def of_both(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[An
 @pytest.mark.slow
 def test_one_computes_and_the_other_finds_it_then(of_both: Callable[[str], list[Any]]) -> None:
     first, second = of_both("computed")
-    assert first == (["compute", "compute"], True)
-    assert second == (["find True", "find True"], True)
+    assert first == (["compute", "compute"], AGREED)
+    assert second == (["find True", "find True"], AGREED)
 
 
 @pytest.mark.slow
 def test_on_machines_of_their_own_each_computes(of_both: Callable[[str], list[Any]]) -> None:
-    assert of_both("on two machines") == [(["compute", "compute"], True)] * 2
+    assert of_both("on two machines") == [(["compute", "compute"], AGREED)] * 2
 
 
 @pytest.mark.slow
@@ -177,12 +172,13 @@ def test_a_signal_to_any_of_them_stops_both(of_both: Callable[[str], list[Any]])
 
 @pytest.mark.slow
 def test_each_has_the_buffers_of_the_first_then(of_both: Callable[[str], list[Any]]) -> None:
-    assert of_both("buffers") == [([1.0, 1.0], True)] * 2
+    # and the other knows that they were written to
+    assert of_both("buffers") == [([1.0, 1.0], False), ([1.0, 1.0], True)]
 
 
 def test_one_process_asks_nobody() -> None:
-    alone, one = Processes(trainer_of(0, ranks=1), nn.Module()), Computed(None)  # type: ignore[arg-type]  # nobody looks at it
+    alone = Processes(trainer_of(0, ranks=1), nn.Module())
     assert not alone.several
-    assert [alone.agree(holds) for holds in (True, False)] == [True, False]
-    assert alone.shared("a", lambda: one, lambda: Computed(None)) is one  # type: ignore[arg-type]  # as above
+    assert alone.agree("fc")
+    assert alone.shared("a", lambda: "computed", lambda: "found") == "computed"
     assert not alone.is_stopping()

@@ -16,6 +16,7 @@ from frostline.runs import trainers
 from frostline.runs.folder import RunFolder
 from frostline.runs.resuming import prepare_resume
 from frostline.runs.starting import prepare
+from frostline.runs.step_loop import StepLoop
 from frostline.runs.worker import work
 
 SPOILT = """
@@ -96,8 +97,12 @@ def test_a_run_is_the_one_by_lightnings_own_loop(
     own += ["on_nan.action=skip", "loss._target_=spoilt.SpoiltLoss", "freeze=lp_ft", "trainer.max_epochs=3"]
     (tmp_path / "spoilt.py").write_text(SPOILT)
     monkeypatch.syspath_prepend(tmp_path)
+    steps: list[int] = []
+    step = StepLoop._step
+    monkeypatch.setattr(StepLoop, "_step", lambda self, *given: steps.append(1) or step(self, *given))
     straight = begin(tiny, pictures, tmp_path / "straight", *own)
     assert work("train", straight.path) == 0
+    assert len(steps) == 3 * 8  # 30 pictures in batches of 4
     assert straight.read_metrics()["skipped_steps"] == 1
     monkeypatch.setattr(trainers, "use_step_loop", lambda trainer: None)
     theirs = begin(tiny, pictures, tmp_path / "theirs", *own)

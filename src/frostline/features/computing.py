@@ -37,6 +37,7 @@ class Pass:
         body: runs on a batch of them.
         is_stopping: whether to give up.
         say: takes a line for the person.
+        is_shared: whether other processes need the result, so that the store has to keep it.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Pass:
     body: Body
     is_stopping: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = lambda line: None
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _computed(store: FeatureStore, work: Pass) -> FeatureTable:
     parts = chain([first], rows)
     size = work.count * first[0].numel() * first.element_size()
     # in memory as well, as long as they are few: the store may fail
-    kept: list[Tensor] | None = [] if size <= IN_MEMORY else None
+    kept: list[Tensor] | None = [] if size <= IN_MEMORY and not work.is_shared else None
     start = 0
     try:
         with store.writer(work.key, work.count, first.shape[1:], first.dtype) as writer:
@@ -121,7 +123,8 @@ def _computed(store: FeatureStore, work: Pass) -> FeatureTable:
                 start += len(part)
     except StoreFault as fault:
         if kept is None:
-            raise NotCached(f"its features are too many for memory. {fault.problem}") from fault
+            why = "several processes share its features" if work.is_shared else "its features are too many for memory"
+            raise NotCached(f"{why}. {fault.problem}") from fault
         kept += parts
     if kept is not None:
         return table_of_parts(kept)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,14 @@ from frostline.features.cutting import Cut
 from frostline.features.engine import ForwardEngine
 from frostline.features.keys import body_hash, body_tensors, feature_key
 from frostline.features.planning import Verdict
-from frostline.features.table import FeatureTable
+from frostline.features.table import FeatureTable, table_of
 from frostline.freezing import Position
 from frostline.specs import CacheMode
 from frostline.storage.store import FeatureStore
+
+Result = TypeVar("Result")
+# of positions to the pictures there that cannot be read
+Faults = dict[int, Unreadable]
 
 
 class Clock(Protocol):
@@ -50,12 +54,17 @@ class Peers(Protocol):
         """Whether there are any."""
         ...
 
-    def agree(self, holds: bool) -> bool:
-        """Whether it holds on all, which call it together; each then has the buffers of the first."""
+    def agree(self, place: str) -> bool:
+        """Whether all, which call it together, name the same place; each then has the buffers of the first."""
         ...
 
-    def shared(self, key: str, compute: Callable[[], Computed], find: Callable[[], Computed]) -> Computed:
-        """What one of them computes, and the others find then; `NotCached` is raised on all or none."""
+    def shared(self, key: str, compute: Callable[[], Result], find: Callable[[], Result]) -> Result:
+        """What the first of a machine computes, and the others find then.
+
+        Raises:
+            NotCached: by ``compute`` of any, on all; or by ``find``, on the one that does not find it.
+            Stopped: the run is about to be saved.
+        """
         ...
 
 
@@ -64,11 +73,11 @@ class Alone:
 
     several = False
 
-    def agree(self, holds: bool) -> bool:
-        """As it is here."""
-        return holds
+    def agree(self, place: str) -> bool:
+        """With itself."""
+        return True
 
-    def shared(self, key: str, compute: Callable[[], Computed], find: Callable[[], Computed]) -> Computed:
+    def shared(self, key: str, compute: Callable[[], Result], find: Callable[[], Result]) -> Result:
         """By this one."""
         return compute()
 
@@ -126,6 +135,15 @@ def _writes(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+class _Place(NamedTuple):
+    """Which pictures go through which body, and how they are shown."""
+
+    body: FrozenBody
+    split: str
+    train: bool
+    view: int
+
+
 class CachedPhases:
     """Says what each epoch of each loader is made of: `frostline.data.base.Feeding`.
 
@@ -158,7 +176,7 @@ class CachedPhases:
         self.clock: Clock | None = None
         self._say = say
         self._peers = peers or Alone()
-        self._agreed_on = -1
+        self._agreed: tuple[int, bool] = (-1, True)
         self._tables: dict[str, FeatureTable] = {}
         self._refused: set[int] = set()
         self._current = 0
@@ -172,8 +190,7 @@ class CachedPhases:
             # what the phase before had in memory is in the store, if it is wanted again
             self._current, self._tables = number, {}
         views, body = verdict.views if train and verdict.views > 1 else 0, self.bodies[number]
-        self._agree(number)
-        if body is None or not verdict.holds or number in self._refused:
+        if not self._agrees(number) or body is None or not verdict.holds or number in self._refused:
             return Feed(views)
         if self.data.recipe(split, train=train) is None:
             return Feed(views)
@@ -191,14 +208,17 @@ class CachedPhases:
             return Feed(views)
         return Feed(views, lambda view: tables[view if views else 0])
 
-    def _agree(self, number: int) -> None:
-        """Have all processes cache a phase, or none; each has found out by itself, perhaps on a disk of its own."""
-        if self.clock is None or not self._peers.several or number == self._agreed_on:
-            return
-        self._agreed_on = number
-        is_cached = self.verdicts[number].is_cached
-        if not self._peers.agree(is_cached) and is_cached:
-            self._refuse(number, NotCached("another process of the run cannot"))
+    def _agrees(self, number: int) -> bool:
+        """Whether all processes cache a phase, or there is one; each has found out by itself, on a disk of its own."""
+        if self.clock is None or not self._peers.several:
+            return True
+        if number != self._agreed[0]:
+            verdict = self.verdicts[number]
+            place = verdict.place.cut.key if verdict.is_cached and verdict.place else ""
+            self._agreed = (number, self._peers.agree(place) and bool(place))
+            if place and not self._agreed[1]:
+                self._refuse(number, NotCached("another process of the run cannot"))
+        return self._agreed[1]
 
     @contextmanager
     def following(self, clock: Clock) -> Iterator[None]:
@@ -262,53 +282,65 @@ class CachedPhases:
     def _table(self, body: FrozenBody, split: str, *, train: bool, view: int) -> FeatureTable:
         key = self._key(body, split, train=train, view=view)
         if key not in self._tables:
-            pictures = self.data.splits[split]
+            shares = self.clock is not None and self._peers.several
             work = Pass(
                 key,
-                len(pictures),
+                len(self.data.splits[split]),
                 partial(self.data.deliveries, split, train=train, view=view),
                 body,
                 self.clock.is_stopping if self.clock else lambda: False,
                 self._say,
+                shares,
             )
-            computed = self._computed(work)
-            faults, mended = self._empty(computed.table, body, split, train=train, view=view)
-            # since its features were computed, such as by a larger `data.pixel_limit`
-            if mended and not self._peers.several:
-                computed = self._computed(work, anew=True)
-                faults, mended = self._empty(computed.table, body, split, train=train, view=view)
-            if mended:
-                raise NotCached(f"'{pictures.name(mended[0])}' of {split} can be read at some times only")
+            place = _Place(body, split, train, view)
+            if shares:
+                computed, faults = self._peers.shared(
+                    key, lambda: self._computed(work, place), lambda: self._found(work, place)
+                )
+            else:
+                computed, faults = self._computed(work, place)
             computed.table.boundary, computed.table.faults = body.boundary.key, faults
             self._tables[key] = computed.table
             self._tell(split, view, computed)
         return self._tables[key]
 
-    def _computed(self, work: Pass, *, anew: bool = False) -> Computed:
-        """The table of a pass. During training all processes ask for it together, and after it the first may alone."""
-        if self.clock is None or not self._peers.several:
-            return found_or_computed(self.store, work, anew=anew)
+    def _computed(self, work: Pass, place: _Place) -> tuple[Computed, Faults]:
+        """The table of a pass, from the store or computed now, and the pictures without a row."""
+        computed = found_or_computed(self.store, work)
+        faults, mended = self._empty(computed.table, place)
+        if mended:  # since its features were computed, such as by a larger `data.pixel_limit`
+            computed = found_or_computed(self.store, work, anew=True)
+            faults, mended = self._empty(computed.table, place)
+        if mended:
+            raise self._unsteady(place, mended)
+        return computed, faults
 
-        def compute() -> Computed:
-            computed = found_or_computed(self.store, work)
-            if self.store.find(work.key) is None:
-                raise NotCached("the cache cannot keep its features, which several processes share")
-            return computed
+    def _found(self, work: Pass, place: _Place) -> tuple[Computed, Faults]:
+        """The same where another process has computed it by now."""
+        found = self.store.find(work.key)
+        if found is None:
+            raise NotCached("its features, which another process has computed, are not to be found")
+        table = table_of(found)
+        faults, mended = self._empty(table, place)
+        if mended:
+            raise self._unsteady(place, mended)
+        return Computed(table), faults
 
-        return self._peers.shared(work.key, compute, lambda: found_or_computed(self.store, work))
+    def _unsteady(self, place: _Place, mended: list[int]) -> NotCached:
+        name = self.data.splits[place.split].name(mended[0])
+        return NotCached(f"'{name}' of {place.split} can be read at some times only")
 
-    def _empty(
-        self, table: FeatureTable, body: FrozenBody, split: str, *, train: bool, view: int
-    ) -> tuple[dict[int, Unreadable], list[int]]:
+    def _empty(self, table: FeatureTable, place: _Place) -> tuple[Faults, list[int]]:
         """The pictures of rows without a number, looked at again: those that cannot be read, and those that have one.
 
         A picture of which the body makes no number has such a row by itself.
         """
-        found: dict[int, Unreadable] = {}
+        found: Faults = {}
         mended: list[int] = []
-        empty = table.empty_rows()
+        empty, body = table.empty_rows(), place.body
         start = 0
-        for batch, unreadable in self.data.deliveries(split, train=train, view=view, positions=empty) if empty else ():
+        read_again = partial(self.data.deliveries, place.split, train=place.train, view=place.view, positions=empty)
+        for batch, unreadable in read_again() if empty else ():
             read = [] if batch is None else batch.indices.tolist()
             asked = empty[start : start + len(read) + len(unreadable)]
             found.update(zip([at for at in asked if at not in read], unreadable, strict=True))

@@ -293,9 +293,10 @@ class RunCache:
     def can_stand_in(self) -> bool:
         """Whether features can stand in for pictures in the last phase, so that scores need no pass through the body.
 
-        Whether they do is another matter: a run writes down the same with them and without.
+        Whether they do is another matter: a run writes down the same with them and without. Several processes, each of
+        which has looked for itself, would have to agree on it.
         """
-        return not self.plan.verdicts[-1].why_not
+        return not self._processes.several and not self.plan.verdicts[-1].why_not
 
     @contextmanager
     def training(self) -> Iterator[None]:

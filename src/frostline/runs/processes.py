@@ -9,18 +9,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import Trainer
 from torch import nn
 
 from frostline import signals
-from frostline.features import Computed, NotCached, Stopped
+from frostline.features import NotCached, Stopped
 from frostline.tasks import take_buffers_of_first
 
 _STOP = "frostline/stop"
 _SECONDS = 0.05
+_GRACE = 5.0
+
+Result = TypeVar("Result")
 
 
 class Processes:
@@ -49,21 +52,27 @@ class Processes:
             self._store.set(_STOP, "1")
         return received or bool(self._store.check([_STOP]))
 
-    def agree(self, holds: bool) -> bool:
-        """Whether it holds on all of them, which call it together; each has the buffers of the first afterwards.
+    def agree(self, place: str) -> bool:
+        """Whether all of them, which call it together, name the same place; each then has the buffers of the first.
 
         Batch-norm statistics that a phase before has changed differ between them until their next step.
         """
         if not self.several:
-            return holds
+            return True
         take_buffers_of_first(self._model)
-        return bool(self._trainer.strategy.reduce_boolean_decision(holds, all=True))
+        if torch.distributed.get_rank() > 0:
+            # what is known of a tensor goes by how often it was written to, which a broadcast does not count
+            for buffer in self._model.buffers():
+                torch.autograd.graph.increment_version(buffer)
+        places: list[str] = [""] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(places, place)
+        return set(places) == {place}
 
-    def shared(self, key: str, compute: Callable[[], Computed], find: Callable[[], Computed]) -> Computed:
+    def shared(self, key: str, compute: Callable[[], Result], find: Callable[[], Result]) -> Result:
         """What the first process of each machine computes, and the others find then; all call it together.
 
         Raises:
-            NotCached: one of those that computed could not keep it; on all.
+            NotCached: one of those that computed could not keep it, on all of them; or one does not find it.
             Stopped: a signal has come to any process. One that is done by then need not have it.
             RuntimeError: one of those that computed failed.
         """
@@ -71,10 +80,10 @@ class Processes:
             return compute()
         self._asked[key] += 1
         place = f"frostline/features/{key}/{self._asked[key]}"
-        first = self._trainer.local_rank == 0
-        computed = self._first(f"{place}/{self._trainer.node_rank}", compute) if first else None
-        for node in range(self._trainer.num_nodes):
-            self._obey(self._outcome(f"{place}/{node}"))
+        computed = self._first(f"{place}/{self._trainer.node_rank}", compute) if self._trainer.local_rank == 0 else None
+        outcomes = [self._outcome(f"{place}/{node}") for node in range(self._trainer.num_nodes)]
+        for outcome in outcomes:
+            self._obey(outcome)
         return find() if computed is None else computed
 
     @property
@@ -82,7 +91,7 @@ class Processes:
         # private, and held by tests/runs/test_processes.py
         return torch.distributed.distributed_c10d._get_default_store()
 
-    def _first(self, place: str, compute: Callable[[], Computed]) -> Computed | None:
+    def _first(self, place: str, compute: Callable[[], Result]) -> Result | None:
         """Computes, and tells the others how that ended; None where they and this one are to obey it."""
         try:
             computed = compute()
@@ -112,4 +121,6 @@ class Processes:
         if kind == "stopped":
             raise Stopped
         if kind == "failed":
+            # that one says why, first
+            time.sleep(_GRACE)
             raise RuntimeError(f"the process that computes features failed: {reason}")

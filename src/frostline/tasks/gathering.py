@@ -20,4 +20,3 @@ def take_buffers_of_first(model: nn.Module) -> None:
     """Give every rank the buffers of the first, as DDP does at its next step; all ranks call it."""
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, src=0)
-        torch.autograd.graph.increment_version(buffer)
