@@ -179,6 +179,4 @@ def test_each_has_the_buffers_of_the_first_then(of_both: Callable[[str], list[An
 def test_one_process_asks_nobody() -> None:
     alone = Processes(trainer_of(0, ranks=1), nn.Module())
     assert not alone.several
-    assert alone.agree("fc")
-    assert alone.shared("a", lambda: "computed", lambda: "found") == "computed"
     assert not alone.is_stopping()

@@ -110,19 +110,22 @@ class Averages(Callback):
         task.log("of the callback", outputs["loss"] * 2, on_step=True, on_epoch=True)
 
 
-def trained(task: Task, *, own: bool, **settings: Any) -> tuple[Trainer, Told, Data]:
-    told, data = Told(), Data()
-    trainer = Trainer(
+def trainer_of(callbacks: list[Callback], **settings: Any) -> Trainer:
+    return Trainer(
         accelerator="cpu",
         devices=1,
-        max_epochs=2,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[told, Averages()],
+        callbacks=callbacks,
         **settings,
     )
+
+
+def trained(task: Task, *, own: bool, **settings: Any) -> tuple[Trainer, Told, Data]:
+    told, data = Told(), Data()
+    trainer = trainer_of([told, Averages()], max_epochs=2, **settings)
     if own:
         use_step_loop(trainer)
     trainer.fit(task, datamodule=data)
@@ -240,16 +243,7 @@ def test_a_hook_may_be_any_callable_or_none() -> None:
 
     callback = LambdaCallback(on_train_batch_end=Called(), on_before_zero_grad=print)
     callback.on_before_zero_grad = None  # type: ignore[assignment,method-assign]  # as Lightning passes over
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[callback],
-    )
+    trainer = trainer_of([callback], max_epochs=1)
     use_step_loop(trainer)
     trainer.fit(Task(), datamodule=Data())
     assert seen == [0, 1, 2, 3, 4]

@@ -2,7 +2,7 @@
 
 from frostline.data.cache import default_store
 from frostline.features.boundary import Boundary, NotCached, check_boundary, counted, find_boundary, in_eval
-from frostline.features.computing import Computed, Stopped
+from frostline.features.computing import Stopped
 from frostline.features.cutting import Cut, Restless, check_cut, find_cut
 from frostline.features.engine import ForwardEngine
 from frostline.features.feeding import CachedPhases, FrozenBody
@@ -16,7 +16,6 @@ __all__ = [
     "Boundary",
     "CachedPhases",
     "Circumstances",
-    "Computed",
     "Cut",
     "FeatureStore",
     "Features",

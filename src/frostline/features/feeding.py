@@ -68,20 +68,6 @@ class Peers(Protocol):
         ...
 
 
-class Alone:
-    """No other processes."""
-
-    several = False
-
-    def agree(self, place: str) -> bool:
-        """With itself."""
-        return True
-
-    def shared(self, key: str, compute: Callable[[], Result], find: Callable[[], Result]) -> Result:
-        """By this one."""
-        return compute()
-
-
 @dataclass
 class FrozenBody:
     """The part of a model below a cut, and how it is run.
@@ -135,7 +121,7 @@ def _writes(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-class _Place(NamedTuple):
+class _Shown(NamedTuple):
     """Which pictures go through which body, and how they are shown."""
 
     body: FrozenBody
@@ -157,7 +143,7 @@ class CachedPhases:
         data: prepared.
         store: keeps what is computed.
         say: takes a line for the person.
-        peers: the other processes of the run.
+        peers: the other processes of the run; None where there can be none.
     """
 
     def __init__(
@@ -175,7 +161,7 @@ class CachedPhases:
         self.store = store
         self.clock: Clock | None = None
         self._say = say
-        self._peers = peers or Alone()
+        self._peers = peers
         self._agreed: tuple[int, bool] = (-1, True)
         self._tables: dict[str, FeatureTable] = {}
         self._refused: set[int] = set()
@@ -210,15 +196,21 @@ class CachedPhases:
 
     def _agrees(self, number: int) -> bool:
         """Whether all processes cache a phase, or there is one; each has found out by itself, on a disk of its own."""
-        if self.clock is None or not self._peers.several:
+        peers = self._asked_together
+        if peers is None:
             return True
         if number != self._agreed[0]:
             verdict = self.verdicts[number]
             place = verdict.place.cut.key if verdict.is_cached and verdict.place else ""
-            self._agreed = (number, self._peers.agree(place) and bool(place))
+            self._agreed = (number, peers.agree(place) and bool(place))
             if place and not self._agreed[1]:
                 self._refuse(number, NotCached("another process of the run cannot"))
         return self._agreed[1]
+
+    @property
+    def _asked_together(self) -> Peers | None:
+        """The other processes, where there are any: during training all ask alike, and after it the first may alone."""
+        return self._peers if self._peers is not None and self._peers.several and self.clock is not None else None
 
     @contextmanager
     def following(self, clock: Clock) -> Iterator[None]:
@@ -282,7 +274,7 @@ class CachedPhases:
     def _table(self, body: FrozenBody, split: str, *, train: bool, view: int) -> FeatureTable:
         key = self._key(body, split, train=train, view=view)
         if key not in self._tables:
-            shares = self.clock is not None and self._peers.several
+            peers = self._asked_together
             work = Pass(
                 key,
                 len(self.data.splits[split]),
@@ -290,56 +282,52 @@ class CachedPhases:
                 body,
                 self.clock.is_stopping if self.clock else lambda: False,
                 self._say,
-                shares,
+                is_shared=peers is not None,
             )
-            place = _Place(body, split, train, view)
-            if shares:
-                computed, faults = self._peers.shared(
-                    key, lambda: self._computed(work, place), lambda: self._found(work, place)
-                )
-            else:
-                computed, faults = self._computed(work, place)
+            shown = _Shown(body, split, train, view)
+            compute, find = partial(self._computed, work, shown), partial(self._found, work, shown)
+            computed, faults = compute() if peers is None else peers.shared(key, compute, find)
             computed.table.boundary, computed.table.faults = body.boundary.key, faults
             self._tables[key] = computed.table
             self._tell(split, view, computed)
         return self._tables[key]
 
-    def _computed(self, work: Pass, place: _Place) -> tuple[Computed, Faults]:
+    def _computed(self, work: Pass, shown: _Shown) -> tuple[Computed, Faults]:
         """The table of a pass, from the store or computed now, and the pictures without a row."""
         computed = found_or_computed(self.store, work)
-        faults, mended = self._empty(computed.table, place)
+        faults, mended = self._empty(computed.table, shown)
         if mended:  # since its features were computed, such as by a larger `data.pixel_limit`
             computed = found_or_computed(self.store, work, anew=True)
-            faults, mended = self._empty(computed.table, place)
+            faults, mended = self._empty(computed.table, shown)
         if mended:
-            raise self._unsteady(place, mended)
+            raise self._unsteady(shown, mended)
         return computed, faults
 
-    def _found(self, work: Pass, place: _Place) -> tuple[Computed, Faults]:
+    def _found(self, work: Pass, shown: _Shown) -> tuple[Computed, Faults]:
         """The same where another process has computed it by now."""
         found = self.store.find(work.key)
         if found is None:
             raise NotCached("its features, which another process has computed, are not to be found")
         table = table_of(found)
-        faults, mended = self._empty(table, place)
+        faults, mended = self._empty(table, shown)
         if mended:
-            raise self._unsteady(place, mended)
+            raise self._unsteady(shown, mended)
         return Computed(table), faults
 
-    def _unsteady(self, place: _Place, mended: list[int]) -> NotCached:
-        name = self.data.splits[place.split].name(mended[0])
-        return NotCached(f"'{name}' of {place.split} can be read at some times only")
+    def _unsteady(self, shown: _Shown, mended: list[int]) -> NotCached:
+        name = self.data.splits[shown.split].name(mended[0])
+        return NotCached(f"'{name}' of {shown.split} can be read at some times only")
 
-    def _empty(self, table: FeatureTable, place: _Place) -> tuple[Faults, list[int]]:
+    def _empty(self, table: FeatureTable, shown: _Shown) -> tuple[Faults, list[int]]:
         """The pictures of rows without a number, looked at again: those that cannot be read, and those that have one.
 
         A picture of which the body makes no number has such a row by itself.
         """
         found: Faults = {}
         mended: list[int] = []
-        empty, body = table.empty_rows(), place.body
+        empty, body = table.empty_rows(), shown.body
         start = 0
-        read_again = partial(self.data.deliveries, place.split, train=place.train, view=place.view, positions=empty)
+        read_again = partial(self.data.deliveries, shown.split, train=shown.train, view=shown.view, positions=empty)
         for batch, unreadable in read_again() if empty else ():
             read = [] if batch is None else batch.indices.tolist()
             asked = empty[start : start + len(read) + len(unreadable)]

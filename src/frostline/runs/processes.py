@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class Processes:
-    """The processes of a run; `frostline.features.feeding.Peers`.
+    """The processes of a run; `frostline.features.feeding.Peers`, which is asked where there are several.
 
     Args:
         trainer: of the run.
@@ -57,8 +57,6 @@ class Processes:
 
         Batch-norm statistics that a phase before has changed differ between them until their next step.
         """
-        if not self.several:
-            return True
         take_buffers_of_first(self._model)
         if torch.distributed.get_rank() > 0:
             # what is known of a tensor goes by how often it was written to, which a broadcast does not count
@@ -76,8 +74,6 @@ class Processes:
             Stopped: a signal has come to any process. One that is done by then need not have it.
             RuntimeError: one of those that computed failed.
         """
-        if not self.several:
-            return compute()
         self._asked[key] += 1
         place = f"frostline/features/{key}/{self._asked[key]}"
         computed = self._first(f"{place}/{self._trainer.node_rank}", compute) if self._trainer.local_rank == 0 else None
