@@ -14,7 +14,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "frostline"
 LAYERS = (
-    {"errors", "signals", "specs", "types", "writing"},
+    {"errors", "forking", "signals", "specs", "types", "writing"},
     {"config", "adapters", "backbones", "freezing", "optim", "data", "metrics", "checkpoints", "storage"},
     {
         "auditing",
@@ -52,7 +52,7 @@ ONLY_IN = {
 THE_SAME = {"pytorch_lightning": "lightning", "lightning_fabric": "lightning", "lightning_utilities": "lightning"}
 OUTSIDERS = {"errors": set(), "specs": set(), "types": {"torch"}, "freezing": {"torch"}}
 # what these import when they are imported themselves must be light: --help and a wrong override answer at once
-LIGHT = {"__init__", "errors", "signals", "writing", "specs", "types", "config", "cli"}
+LIGHT = {"__init__", "errors", "forking", "signals", "writing", "specs", "types", "config", "cli"}
 HEAVY = {
     "torch",
     "matplotlib",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import multiprocessing as mp
 import signal
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -19,6 +17,7 @@ import numpy.typing as npt
 
 from frostline import signals
 from frostline.errors import StorageError
+from frostline.forking import QuietForks, can_fork
 
 _CHUNK = 16
 _NOTHING = -1
@@ -33,11 +32,6 @@ def shared(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     count = int(np.prod(shape))
     memory = mmap.mmap(-1, max(1, count * kind.itemsize))
     return np.frombuffer(memory, dtype=kind, count=count).reshape(shape)
-
-
-def can_fork() -> bool:
-    """Whether processes can be forked safely: elsewhere the work is done here."""
-    return sys.platform == "linux"
 
 
 def in_processes(
@@ -136,15 +130,12 @@ class _Member:
     def __init__(self, work: Work, at: npt.NDArray[np.int64]) -> None:
         self.task: Task | None = None
         self.at = at
-        context = mp.get_context("fork")
+        context = QuietForks()
         self.connection, theirs = context.Pipe()
         self._process: ForkProcess = context.Process(
             target=_serve, args=(work, theirs, self.connection, at), daemon=True
         )
-        with warnings.catch_warnings():
-            # as in `frostline.data.loading`: the process decodes on a thread of its own and takes no lock of ours
-            warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead", category=DeprecationWarning)
-            self._process.start()
+        self._process.start()
         theirs.close()
 
     @property

@@ -15,6 +15,7 @@ from frostline import signals
 from frostline.data.loading import PictureDataset, collate
 from frostline.data.splits import ImageSplit
 from frostline.data.transforms import evaluation_transform
+from frostline.forking import fork_context
 from frostline.types import Preprocessing
 
 Vectors = npt.NDArray[np.float32]
@@ -99,7 +100,7 @@ def _of_split(
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator(),
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=fork_context(workers),
         worker_init_fn=_leave_signals_to_main,
     )
     vectors: list[Vectors] = []

@@ -31,6 +31,7 @@ from frostline.data.scaling import Pixels, as_pixels, framed
 from frostline.data.splits import ImageSplit, Labels
 from frostline.data.transforms import Look, PictureTransform
 from frostline.errors import FrostlineError
+from frostline.forking import fork_context
 from frostline.storage import FeatureStore, StoreFault, size_text
 
 FORMAT = 1
@@ -208,7 +209,7 @@ class KeptPictures:
             num_workers=self._workers,
             collate_fn=list,
             generator=torch.Generator(),
-            multiprocessing_context="fork" if self._workers and sys.platform == "linux" else None,
+            multiprocessing_context=fork_context(self._workers),
             worker_init_fn=_leave_signals_to_main,
         )
         progress = Progress("decoding pictures", len(wanted))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, cast
@@ -24,6 +22,7 @@ from frostline.data.samplers import Key, TrainingSampler
 from frostline.data.splits import ImageSplit, Labels
 from frostline.data.transforms import ImageTransform, Look, Normalization, PictureTransform
 from frostline.errors import DataError, FrostlineError
+from frostline.forking import fork_context
 from frostline.types import Batch
 
 MOST_WORKERS = 8
@@ -288,11 +287,7 @@ class PictureLoader(DataLoader[Any]):
         dataset = self.dataset
         if isinstance(dataset, PictureDataset) and dataset.kept is not None:
             dataset.kept.fill()  # before there are workers, which share it
-        with warnings.catch_warnings():
-            # Python 3.12 and later warn of forking beside threads. Workers decode on one thread of their own and take
-            # no lock of the parent's; starting afresh instead would import torch in each of them.
-            warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead", category=DeprecationWarning)
-            deliveries = cast(Iterator[Delivery], super().__iter__())
+        deliveries = cast(Iterator[Delivery], super().__iter__())
         normalization = self.normalization
         if normalization is None:
             return deliveries
@@ -375,7 +370,7 @@ def make_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
+        multiprocessing_context=fork_context(workers),
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_main,
         skipped=skipped,
