@@ -3,14 +3,14 @@
 A fork copies a process as it stands, with what another thread holds and nobody will let go. Up to Python 3.11 its own
 list of threads is of that: a child waits for it before its first line of Python, for ever. It happens under several
 processes: a thread of gloo enters that list to give up the tensors of a collective, and Lightning waits in a barrier
-right before it asks for the first batch.
+right before it asks for the first batch. Later versions make that list anew first; of what else a thread may hold when
+it is copied nobody can say, so that it is waited for there as well.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 import warnings
 from multiprocessing import context
@@ -19,6 +19,8 @@ from multiprocessing.process import BaseProcess
 
 _LOOK_SECONDS = 0.002
 _LIMIT_SECONDS = 1.0
+# threads that were awake for longer
+_at_work: set[str] = set()
 
 
 def can_fork() -> bool:
@@ -32,36 +34,41 @@ def fork_context(workers: int) -> context.BaseContext | None:
 
 
 def let_threads_settle(limit: float = _LIMIT_SECONDS) -> bool:
-    """Wait until no other thread of this process has run between two looks; whether it came to that.
+    """Wait until each other thread of this process is asleep, and has been for a moment; whether they came to that.
 
-    A thread that is awake for longer than ``limit`` seconds is at work of its own, and not waited for.
+    A thread that is awake for longer than ``limit`` seconds is at work of its own. It is not waited for again.
     """
     end = time.monotonic() + limit
-    before, now = None, _switches()
-    while now is None or (now and now != before):
-        if time.monotonic() > end:
+    awake, before = _other_threads() - _at_work, dict[str, str | None]()
+    while awake:
+        now = {thread: _naps(thread) for thread in awake}
+        awake = {thread for thread, naps in now.items() if naps is None or naps != before.get(thread)}
+        if awake and time.monotonic() > end:
+            _at_work.update(awake)
             return False
-        # this lets go of the interpreter as well, for which a thread may be waiting
-        time.sleep(_LOOK_SECONDS)
-        before, now = now, _switches()
+        before = now
+        if awake:
+            # this lets go of the interpreter as well, for which a thread may be waiting
+            time.sleep(_LOOK_SECONDS)
     return True
 
 
-def _switches() -> dict[str, str] | None:
-    """How often each of the other threads has left its processor; None where one is on it, or would be."""
-    own, switches = str(threading.get_native_id()), {}
-    for thread in os.listdir("/proc/self/task"):
-        if thread == own:
-            continue
-        try:
-            with open(f"/proc/self/task/{thread}/status", encoding="utf-8") as file:
-                status = dict(line.split(":", 1) for line in file)
-        except OSError:
-            return None  # it was just ending
-        if status["State"].split()[0] != "S":
-            return None
-        switches[thread] = status["voluntary_ctxt_switches"] + status["nonvoluntary_ctxt_switches"]
-    return switches
+def _other_threads() -> set[str]:
+    try:
+        return set(os.listdir("/proc/self/task")) - {os.path.basename(os.readlink("/proc/thread-self"))}
+    except OSError:  # no Linux, or nothing is shown of it
+        return set()
+
+
+def _naps(thread: str) -> str | None:
+    """How often a thread has gone to sleep, where the kernel says so; None where it is awake."""
+    try:
+        with open(f"/proc/self/task/{thread}/status", encoding="utf-8", errors="replace") as file:
+            status = dict(line.partition(":")[::2] for line in file)
+    except OSError:
+        return ""  # it has ended
+    counts = (status.get(key, "") for key in ("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"))
+    return " ".join(counts) if status.get("State", "").strip().startswith("S") else None
 
 
 class _QuietProcess(context.ForkProcess):

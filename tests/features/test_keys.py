@@ -78,6 +78,32 @@ def test_a_setting_without_a_tensor_counts(name: str, settings: dict[str, object
     assert hash_of(plain) != hash_of(other)
 
 
+@pytest.mark.slow
+def test_the_scale_of_an_adapter_counts() -> None:
+    peft = pytest.importorskip("peft")
+
+    def adapted(alpha: int) -> nn.Module:
+        found = model("test_vit")
+        torch.manual_seed(1)
+        config = peft.LoraConfig(r=2, lora_alpha=alpha, target_modules=r".*\.attn\.qkv")
+        peft.inject_adapter_in_model(config, found)
+        return found
+
+    one, other = adapted(2), adapted(4)
+    tensors = dict(one.named_parameters())
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in other.named_parameters())
+    assert hash_of(one) == hash_of(adapted(2))
+    assert hash_of(one) != hash_of(other)
+    matrices = dict(one.named_parameters())
+    with torch.no_grad():
+        next(tensor for name, tensor in matrices.items() if "lora_A" in name).add_(1)
+        assert hash_of(one) == hash_of(adapted(2))  # B is zero
+        next(tensor for name, tensor in matrices.items() if "lora_B" in name)[0, 0] = 1
+    assert hash_of(one) != hash_of(adapted(2))
+    # the code of peft is known by its version
+    assert list(code_of(list(one.modules()))) == []
+
+
 def test_a_copy_and_another_dtype() -> None:
     one = model()
     assert hash_of(copy.deepcopy(one)) == hash_of(one)

@@ -210,6 +210,36 @@ def test_training_above_a_frozen_front_is_the_same_cached_or_not(
     assert_same(cached, plain, tolerance=1e-4)
 
 
+@pytest.mark.slow
+def test_an_adapter_above_a_frozen_front_learns_the_same_cached_or_not(
+    run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    adapted = ["backbone.name=test_vit", "adapter=lora", "adapter.dropout=0.2", "optimizer=sgd", "optimizer.lr=0.05"]
+    adapted += ["freeze.phases.probe.train='head + top:1'", "data.batch_size=8"]
+    cached = run(*adapted, REQUIRED)
+    assert "phase probe computes features once, after" in capsys.readouterr().out
+    learned = {name.split(".")[2] for name, tensor in weights(cached).items() if "lora_B" in name and tensor.any()}
+    assert len(learned) == 1
+    assert_same(cached, run(*adapted, OFF), tolerance=1e-4)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_has_learned_is_a_part_of_the_front(
+    run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the classifier, and below the last block: what the matrices make of a picture is in its features."""
+    pytest.importorskip("peft")
+    phases = [phases_of(probe="all", head="head", top="head + top:1"), "trainer.max_epochs=6", "data.batch_size=8"]
+    phases += ["backbone.name=test_vit", "adapter=lora", "adapter.dropout=0.2", "optimizer.lr=0.02"]
+    later = ("+freeze.phases.head.cache.mode", "+freeze.phases.top.cache.mode")
+    cached = run(*phases, OFF, *(f"{mode}=require" for mode in later))
+    assert capsys.readouterr().out.count("features of 30 train pictures: computed") == 2
+    learned = {name.split(".")[2] for name, tensor in weights(cached).items() if "lora_B" in name and tensor.any()}
+    assert len(learned) > 1
+    assert_same(cached, run(*phases, OFF, *(f"{mode}=off" for mode in later)), tolerance=1e-4)
+
+
 def phases_of(**trained: str) -> str:
     parts = (f"{name}: {{train: '{train}', until: {{epochs: 2}}}}" for name, train in trained.items())
     return "freeze.phases={" + ", ".join(parts) + "}"
@@ -419,10 +449,14 @@ def test_averaged_heads_are_scored(run: Callable[..., RunFolder]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["adapter=lora", "backbone.name=test_vit"]], ids=["plain", "lora"])
 def test_a_probe_is_cached_and_what_follows_it_is_not(
-    run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
+    more: list[str], run: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    both = ["freeze=lp_ft", "trainer.max_epochs=4", "data.batch_size=8", "optimizer.lr=0.02"]
+    if "adapter=lora" in more:
+        pytest.importorskip("peft")
+    both = ["freeze=lp_ft", "trainer.max_epochs=4", "data.batch_size=8", "optimizer.lr=0.02", *more]
+    both += ["+freeze.phases.full.cache.mode=off"]
     cached = run(*both, REQUIRED)
     assert "features of 30 train pictures" in capsys.readouterr().out
     assert_same(cached, run(*both, OFF), tolerance=1e-4)

@@ -33,7 +33,6 @@ REFUSED = {
     "its frost line is at the stem: conv1": ["freeze.phases.probe.train='head + depth:0..0.1'"],
     "forward pass of HighResolutionNet cannot be cut": ["backbone.name=hrnet_w18_small", TOP],
     "speed.compile": ["speed.compile=true", TOP],
-    "an adapter is in its body": ["adapter=lora", "backbone.name=test_vit", "freeze.phases.probe.train='head + new'"],
     "trainer.sync_batchnorm": ["trainer.devices=2", "trainer.strategy=ddp", "trainer.sync_batchnorm=true"],
     "cannot be told": ["augment.transforms=[{_target_: torchvision.transforms.RandomInvert}]"],
     "ends inside an epoch": [*TWO, "freeze.phases.probe.until.fraction=null", "+freeze.phases.probe.until.steps=13"],
@@ -50,6 +49,15 @@ def test_what_cannot_hold_is_refused_with_the_reason_where_it_is_required(reason
     assert reason in plan.sentences(80)["probe"]
     # nobody expects it of a phase that freezes nothing at the front
     assert any(reason in note for note in plan.notes()) == ("at the stem" not in reason)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_does_not_learn_is_a_part_of_the_body() -> None:
+    pytest.importorskip("peft")
+    plan = planned("adapter=lora", "backbone.name=test_vit", *TWO)
+    places = [verdict.place.cut.title for verdict in plan.verdicts if verdict.place is not None and verdict.is_cached]
+    # what comes before the first block has no matrices
+    assert places == ["before head", "after norm_pre"]
 
 
 @pytest.mark.slow
@@ -102,6 +110,15 @@ def test_of_several_processes_one_computes_while_the_others_wait() -> None:
 def test_off_is_off(override: str) -> None:
     plan = planned(override)
     assert plan.sentences(80) == {"probe": "no: cache.mode=off"}
+    assert plan.notes() == []
+    assert not plan.verdicts[0].why_not
+
+
+def test_what_cannot_be_cached_cannot_where_it_may_not() -> None:
+    """So that a run measures the same about itself: see `RunCache.can_stand_in`."""
+    plan = planned("freeze=full", "freeze.phases.full.cache.mode=off")
+    assert "at the stem" in plan.verdicts[0].why_not
+    assert plan.sentences(80) == {"full": "no: cache.mode=off"}
     assert plan.notes() == []
 
 

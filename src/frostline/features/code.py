@@ -12,7 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 # what is known by a version, or by the text of its files
-_KNOWN = {"frostline", "numpy", "PIL", "timm", "torch", "torchvision", *sys.stdlib_module_names}
+_KNOWN = {"frostline", "numpy", "peft", "PIL", "timm", "torch", "torchvision", *sys.stdlib_module_names}
 
 
 def code_of(modules: Sequence[nn.Module]) -> Iterator[str]:

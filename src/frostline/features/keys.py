@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,15 @@ def body_hash(model: nn.Module, boundary: Boundary | Cut) -> str:
     below = [(name, module) for name, module in model.named_modules() if boundary.below(name)]
     for line in code_of([module for _, module in below]):
         digest.update(line.encode() + b"\0")
+    if any(_is_adapted(module) for _, module in below):
+        digest.update(f"peft {sys.modules['peft'].__version__}\0".encode())
     for name, module in below:
         settings = json.dumps([name, type(module).__qualname__, dict(_settings(module))], default=repr)
         digest.update(settings.encode())
+    idle = set(_idle(model))
     for name, tensor in body_tensors(model, boundary):
+        if name in idle:
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(_bytes(tensor).data)
     return digest.hexdigest()
@@ -77,9 +83,12 @@ def body_tensors(model: nn.Module, boundary: Boundary | Cut) -> Iterator[tuple[s
 def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """What a module was told beside its parameters and buffers: a number of heads, a kind of pooling, a table."""
     yield "", module.extra_repr()
+    if _is_adapted(module):
+        yield "active", [getattr(module, name, None) for name in ("disable_adapters", "active_adapters")]
     for name, value in sorted(vars(module).items()):
         if not name.startswith("_") and name not in _NOT_OF_THE_BODY:
-            if _is_plain(value):
+            # an adapter has its scale and the like by the name of the adapter
+            if _is_plain(value) or (_is_adapted(module) and isinstance(value, dict) and _is_plain([*value.values()])):
                 yield name, repr(value)
             elif isinstance(value, Tensor) and value.layout is torch.strided:
                 yield name, [str(value.dtype), list(value.shape), hashlib.sha256(_bytes(value).data).hexdigest()]
@@ -88,6 +97,19 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
             elif isinstance(value, functools.partial) and hasattr(value.func, "__qualname__"):
                 plain = {key: repr(kept) for key, kept in value.keywords.items() if _is_plain(kept)}
                 yield name, [f"{value.func.__module__}.{value.func.__qualname__}", plain]
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    return any(kind.__module__.partition(".")[0] == "peft" for kind in type(module).__mro__)
+
+
+def _idle(model: nn.Module) -> Iterator[str]:
+    """The first matrices of adapters whose second ones are zero: drawn anew by each seed, and without effect as yet."""
+    for path, module in model.named_modules():
+        second = getattr(module, "lora_B", None) if _is_adapted(module) else None
+        for adapter, matrix in second.items() if isinstance(second, nn.ModuleDict) else ():
+            if not any(tensor.any() for tensor in matrix.parameters()):
+                yield f"{path}.lora_A.{adapter}.weight"
 
 
 def _is_plain(value: object) -> bool:

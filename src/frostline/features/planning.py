@@ -27,7 +27,6 @@ class Circumstances:
     Attributes:
         ranks: processes.
         replaces_batch_norms: whether others take their place when training begins, if there are several processes.
-        adapter: what it says of itself; empty where there is none.
         mixing: what mixes the pictures of a batch, in words; empty where nothing does.
         own_transforms: whether a person's own transforms change training pictures.
         changes_each_epoch: whether the augmentation gives other inputs in each epoch.
@@ -39,7 +38,6 @@ class Circumstances:
 
     ranks: int = 1
     replaces_batch_norms: bool = False
-    adapter: str = ""
     mixing: str = ""
     own_transforms: bool = False
     changes_each_epoch: bool = False
@@ -76,7 +74,7 @@ class Verdict:
         views: fixed views of its training pictures; 1 where there are none.
         epochs: its longest duration, rounded up.
         ranks: processes that train it, of which one computes while the others wait.
-        why_not: why it cannot; empty where it can.
+        why_not: why it cannot, also where it may not; empty where it can.
         freezes_front: whether the front of the network is frozen in it, so that one would expect it to.
         place: where it cuts the network; None where it does not.
     """
@@ -101,8 +99,12 @@ class Verdict:
 
         An epoch takes one, and so does a view, which a single process computes: as long as an epoch of each of them.
         """
-        worth = self.place is None or self.place.frozen is None or self.place.frozen >= LEAST_FROZEN
-        return self.epochs > self.views * self.ranks and worth
+        return self.epochs > self.views * self.ranks and self.spares_enough
+
+    @property
+    def spares_enough(self) -> bool:
+        """Whether enough of a pass is below its cut, as far as anybody had to look."""
+        return self.place is None or self.place.frozen is None or self.place.frozen >= LEAST_FROZEN
 
     @property
     def is_cached(self) -> bool:
@@ -193,11 +195,11 @@ def _verdict(schedule: FreezeSchedule, number: int, model: nn.Module, look: Look
         facts.ranks,
         freezes_front=phase.frost_line > 0,
     )
-    if verdict.mode is CacheMode.off:
-        return verdict
     try:
         for reason in (*_of_the_run(phase, facts), *_inside_epochs(schedule, number), *_at_the_stem(schedule, phase)):
             raise NotCached(reason)
+        if verdict.mode is CacheMode.off:
+            return verdict
         place = look(number, verdict.is_worth_it)
         for reason in _after_the_body(schedule, number, model, place.cut, facts) if place else ():
             raise NotCached(reason)
@@ -220,8 +222,6 @@ def _at_the_stem(schedule: FreezeSchedule, phase: Phase) -> Iterator[str]:
 def _of_the_run(phase: Phase, facts: Circumstances) -> Iterator[str]:
     if facts.ranks > 1 and facts.replaces_batch_norms:
         yield "trainer.sync_batchnorm puts others in the place of its batch norms; those that are frozen need none"
-    if facts.adapter:
-        yield "an adapter is in its body"
     if facts.overfits:
         yield "trainer.overfit_batches chooses its pictures"
     if facts.mixing:

@@ -211,7 +211,6 @@ def _circumstances(config: DictConfig, parts: Parts) -> Circumstances:
         compiles=spec_of(config.speed, SpeedSpec).compile,
         ranks=rank_count(config.trainer),
         replaces_batch_norms=bool(config.trainer.get("sync_batchnorm")) and _has_batch_norm(parts.task.model),
-        adapter=parts.adapter.sentence(),
         mixing="mixup or cutmix" if mixing else "",
         own_transforms=data.recipe("train", train=True) is None,
         changes_each_epoch=data.changes_each_epoch,
@@ -296,7 +295,8 @@ class RunCache:
         Whether they do is another matter: a run writes down the same with them and without. Several processes, each of
         which has looked for itself, would have to agree on it.
         """
-        return not self._processes.several and not self.plan.verdicts[-1].why_not
+        last = self.plan.verdicts[-1]
+        return not self._processes.several and not last.why_not and last.spares_enough
 
     @contextmanager
     def training(self) -> Iterator[None]:
