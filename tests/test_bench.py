@@ -24,27 +24,43 @@ def test_the_comparison_on_few_labels_says_how_it_is_run() -> None:
     assert "pre-trained" in done.stdout
 
 
+# what each prints of a tiny case: the first cells of the rows
+TINY = {
+    "cached_probe.py --pictures 16 --size 32 --epochs 2 --batch-size 8 --repeats 1 --backbone test_resnet": [
+        *("head-only epoch, bare loop", "head-only epoch, Lightning"),
+        *("one forward pass over train and val", "probe of 2 epochs, cold", "probe of 2 epochs, found in the cache"),
+    ],
+    "grid.py --only grid --pictures 16 --size 32 --heads 2 --epochs 2 --repeats 1": [
+        *("one head", "2 heads", "2 heads, features in the cache", "2 separate runs"),
+    ],
+    "half_frozen.py test_resnet:3 --pictures 32 --size 32 --batch-size 8 --repeats 1": [
+        "test_resnet, 3 of 6 groups frozen",
+    ],
+    "engine.py --models test_resnet --size 32 --batch 4 --rounds 1 --no-compile": ["test_resnet"],
+    "loop.py --case test_resnet:32:2 --turns 1": ["test_resnet:32:2"] * 3,
+    "start.py --repeats 1": [
+        *("`--help`", "`train --help`", "`train --cfg job`", "`train optimizer.lrr=3`", "`train backbone.name=nosuch`"),
+        *("`imports alone`", "`first step of train`", "first step beyond the imports"),
+    ],
+}
+
+
 @pytest.mark.slow
-def test_the_probe_on_features_that_are_kept_says_how_it_is_run() -> None:
+@pytest.mark.parametrize("line", TINY, ids=lambda line: line.split(".")[0])
+def test_what_is_measured_is_printed(line: str, tmp_path: Path) -> None:
+    script, *arguments = line.split()
     done = subprocess.run(
-        [sys.executable, BENCH / "cached_probe.py", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, BENCH / script, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=300
     )
-    assert "--pictures" in done.stdout
-    assert "forward pass" in done.stdout
-
-
-@pytest.mark.slow
-def test_the_forward_engine_beside_the_plain_way_says_how_it_is_run() -> None:
-    done = subprocess.run([sys.executable, BENCH / "engine.py", "--help"], capture_output=True, text=True, check=True)
-    assert "--device" in done.stdout
-    assert "pictures a second" in done.stdout
-
-
-@pytest.mark.slow
-def test_the_grid_of_heads_says_how_it_is_run() -> None:
-    done = subprocess.run([sys.executable, BENCH / "grid.py", "--help"], capture_output=True, text=True, check=True)
-    assert "--heads" in done.stdout
-    assert "separate" in done.stdout
+    assert done.returncode == 0, done.stderr
+    table = [[cell.strip() for cell in row.split("|")[1:-1]] for row in done.stdout.splitlines() if row.startswith("|")]
+    head = {"what", "run", "backbone", "model", "model:size:batch", ""}
+    rows = [row for row in table if row[0] not in head and not row[0].startswith("-")]
+    assert [row[0] for row in rows] == TINY[line]
+    # seconds and ratios, none of which is nothing
+    numbers = [float(number) for row in rows for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", " ".join(row[1:]))]
+    assert len(numbers) >= len(rows)
+    assert all(number > 0 for number in numbers)
 
 
 @pytest.mark.slow

@@ -100,13 +100,15 @@ class Bench:
     def by_hand(self, mode: str, epochs: int) -> float:
         """Seconds of an epoch of a bare loop; with the cache, of one of ``epochs`` that have it in memory."""
         parts, _, _, _ = self._made(mode, 20)
-        task, loader = parts.task, parts.data.loader("train", train=True)
+        device = torch.device("cuda" if self._arguments.device == "gpu" else "cpu")
+        task, loader = parts.task.to(device), parts.data.loader("train", train=True)
         optimizer = task.configure_optimizers()
         optimizer = optimizer[0] if isinstance(optimizer, list) else optimizer
         task.train()
 
         def epoch() -> None:
-            for batch in loader:
+            for given in loader:
+                batch = given._replace(images=given.images.to(device), targets=given.targets.to(device))
                 loss = task.loss(task.logits(batch), batch.targets)
                 optimizer.zero_grad()
                 loss.backward()
@@ -119,14 +121,15 @@ class Bench:
     def one_pass(self) -> float:
         """Seconds of a forward pass over what a run trains on and is validated on."""
         parts, _, _, _ = self._made("off", 20)
-        model = parts.task.model
+        device = torch.device("cuda" if self._arguments.device == "gpu" else "cpu")
+        model = parts.task.model.to(device)
 
         def whole() -> None:
             with in_eval(model), torch.no_grad():
                 for split in ("train", "val"):
                     for delivery in parts.data.deliveries(split, train=split == "train"):
                         assert delivery.batch is not None
-                        model(delivery.batch.images)
+                        model(delivery.batch.images.to(device))
 
         return timed(whole)
 
@@ -161,6 +164,8 @@ def timed(work: Callable[[], object]) -> float:
     """Seconds that ``work`` takes."""
     started = CLOCK.now()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return CLOCK.now() - started
 
 

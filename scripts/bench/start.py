@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "train --help": (*COMMAND, "train", "--help"),
     "train --cfg job": (*COMMAND, "train", "--cfg", "job"),
     "train optimizer.lrr=3": (*COMMAND, "train", "optimizer.lrr=3"),
+    "train backbone.name=nosuch": (*COMMAND, "train", "backbone=timm", "backbone.name=nosuch"),
     IMPORTS: (sys.executable, "-c", "import torch, lightning, timm, torchmetrics"),
     FIRST_STEP: (*COMMAND, "train", "+callbacks.first={_target_: start.FirstStep}"),
 }

@@ -15,6 +15,7 @@ from frostline.errors import DataError, StorageError
 from frostline.features import FeatureStore, NotCached
 from frostline.features import computing as room
 from frostline.features.computing import Pass, Stopped, found_or_computed
+from frostline.storage.entry import Features
 from frostline.types import Batch
 
 COUNT, SIZE = 10, 4
@@ -69,8 +70,14 @@ def test_a_dtype_stays(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_a_large_table_stays_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "IN_MEMORY", 16)
     monkeypatch.setattr("frostline.features.table.IN_MEMORY", 16)
+    taken: list[object] = []
+    look_up = Features.rows
+    monkeypatch.setattr(Features, "rows", lambda self, positions: taken.append(positions) or look_up(self, positions))
     found = found_or_computed(FeatureStore(tmp_path, 1 << 20), work())
     assert torch.equal(rows(found.table), WANTED)
+    # by position from the file, and never all of it
+    assert taken
+    assert not any(isinstance(positions, slice) for positions in taken)
 
 
 def test_without_a_store_it_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

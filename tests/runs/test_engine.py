@@ -48,6 +48,10 @@ def test_a_run_takes_the_way_that_is_named(
         assert {count for _, count in taken} == {30 + 15 + 21}
         assert "computed" in capsys.readouterr().out
     assert scores[0]["val/loss"] == pytest.approx(scores[1]["val/loss"], abs=1e-5)
+    without = run("freeze.phases.probe.cache.mode=off").read_metrics()
+    assert without.keys() == scores[1].keys()
+    for name in without.keys() - {"seconds", "images_per_second"}:
+        assert scores[1][name] == pytest.approx(without[name], abs=1e-4), name
     taken.clear()
     run("speed.engine=fused")
     assert taken == []

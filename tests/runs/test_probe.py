@@ -274,6 +274,7 @@ def test_a_picture_that_can_be_read_by_now_is_learned_on(
         (["monitor.mode=min"], "monitor.mode=max"),
         (["monitor.metric=val/loss", "monitor.mode=max"], "a larger loss is not better"),
         (["speed.compile=true"], "speed.compile"),
+        (["speed.engine=bf16"], "speed.engine=bf16: a probe runs the backbone plainly"),
         (["lr.floor=2"], "lr.floor"),
         (["lr.warmup.fraction=null", "lr.warmup.epochs=99"], "lr.warmup.epochs"),
         (["probe.features=[first]"], "probe.features"),

@@ -149,6 +149,16 @@ def test_a_run_says_how_much_is_lost(root: Path, resize: Any, says: str) -> None
     assert "data.resize" not in input_line(loaded(root, resize="crop"), resized(TOLD, "crop"))
 
 
+def test_a_run_says_how_many_are_decoded_at_a_half_or_less(tmp_path: Path) -> None:
+    for index, (side, suffix) in enumerate(((200, "jpg"), (200, "png"), (60, "jpg"), (400, "JPEG"))):
+        (tmp_path / "set" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        picture = Image.new("RGB", (side, side))
+        picture.save(tmp_path / "set" / "ab"[index % 2] / f"{index}.{suffix}", "png" if suffix == "png" else "jpeg")
+    line = input_line(loaded(tmp_path / "set"), TOLD)
+    assert "cropped at the center; 50% decoded at a half or less (data.decode=exact: at full size); 2" in line
+    assert "decoded" not in input_line(loaded(tmp_path / "set", decode="exact"), TOLD)
+
+
 def test_only_headers_of_some_files_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
     whole = Image.open

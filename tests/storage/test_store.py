@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from frostline.data.cache import default_store
-from frostline.errors import StorageError
-from frostline.storage import FeatureStore, StoreFault, Writer, entry, room
+from frostline.errors import ConfigError, StorageError
+from frostline.storage import FeatureStore, StoreFault, Writer, default_limit, entry, room
 
 ROWS, WIDTH = 16, 256
 SIZE = entry.HEADER_SIZE + ROWS * WIDTH * 4
@@ -301,6 +301,15 @@ def test_a_lower_limit_holds_from_the_next_array_on(store: FeatureStore) -> None
     put(store, "a", "b", "c")
     put(FeatureStore(store.folder, SIZE), "d")
     assert kept(store) == ["d"]
+
+
+def test_the_limit_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROSTLINE_CACHE_GB", "0.5")
+    assert default_limit(tmp_path) == 500_000_000
+    for wrong in ("much", "0", "-3", "nan", "inf"):
+        monkeypatch.setenv("FROSTLINE_CACHE_GB", wrong)
+        with pytest.raises(ConfigError, match=f"FROSTLINE_CACHE_GB={wrong} is no number of gigabytes"):
+            default_limit(tmp_path)
 
 
 def test_the_default_limit_is_a_tenth_of_the_disk_and_at_most_10_gib(

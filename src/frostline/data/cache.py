@@ -15,6 +15,10 @@ def cache_folder() -> Path:
 
 
 def default_store() -> FeatureStore:
-    """Features and decoded pictures in the cache folder: at most 10 GiB, and a tenth of what the disk has for them."""
+    """Features and decoded pictures in the cache folder; see `default_limit` for how many.
+
+    Raises:
+        ConfigError: see `default_limit`.
+    """
     folder = cache_folder() / "features"
     return FeatureStore(folder, default_limit(folder))

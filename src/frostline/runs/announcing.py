@@ -56,6 +56,8 @@ def input_line(data: ImageData, preprocessing: Preprocessing) -> str:
     lost = typical_loss(data.splits["train"], preprocessing)
     if lost is None:
         return line
+    if lost.reduced and data.decode == "fast":
+        line += f"; {lost.reduced:.0%} decoded at a half or less (data.decode=exact: at full size)"
     if round(lost.share, 3) == 0:
         return f"{line}; nothing of a training picture is lost (median of {lost.pictures})"
     mend = "" if data.resize == "crop" else "; data.resize=squash or pad loses nothing"

@@ -198,7 +198,7 @@ class _Look:
         if rows * row > max(self._store.limit, IN_MEMORY):
             raise NotCached(
                 f"its features {cut.title} take {size_text(rows * row)}, more than the "
-                f"{size_text(self._store.limit)} that the cache may hold"
+                f"{size_text(self._store.limit)} that the cache may hold (FROSTLINE_CACHE_GB)"
             )
         return Place(cut, features[0].numel(), features.element_size(), frozen)
 
@@ -272,7 +272,7 @@ class RunCache:
         self.plan = plan_cache(config, parts, self._store, self._is_found)
         self._bodies: dict[str, FrozenBody] = {}
         for verdict in self.plan.verdicts:
-            if verdict.place is not None:
+            if verdict.holds and verdict.place is not None:
                 cut = verdict.place.cut
                 if cut.key not in self._bodies:
                     self._bodies[cut.key] = self._with_engine(self._body(cut), verdict.views)
@@ -280,13 +280,16 @@ class RunCache:
         # fixed views are taken where nothing is cached too
         self._phases = parts.data.feeding = self._made(
             self.plan.verdicts,
-            [self._bodies[verdict.place.cut.key] if verdict.place else None for verdict in self.plan.verdicts],
+            [
+                self._bodies[verdict.place.cut.key] if verdict.holds and verdict.place else None
+                for verdict in self.plan.verdicts
+            ],
         )
 
     @property
     def is_warm(self) -> bool:
         """Whether the run needs no pass through the body for what it trains on and is validated on."""
-        return self._warm == set(range(len(self.plan.verdicts)))
+        return all(verdict.holds and number in self._warm for number, verdict in enumerate(self.plan.verdicts))
 
     @property
     def can_stand_in(self) -> bool:

@@ -31,6 +31,7 @@ from frostline.runs.parts import SUPPLIED, make_backbone, takes_channels_last
 from frostline.runs.predict import device_of
 from frostline.specs import (
     BackboneSpec,
+    Engine,
     FeatureChoice,
     FreezeSpec,
     LrSpec,
@@ -88,6 +89,11 @@ def _check_speed(speed: SpeedSpec) -> None:
         if getattr(speed, key):
             problem = f"speed.{key}: a probe runs the backbone once, forward"
             raise ConfigError(problem, mend=f"Set speed.{key}=false.")
+    if speed.engine not in (Engine.auto, Engine.plain):
+        problem = (
+            f"speed.engine={speed.engine.value}: a probe runs the backbone plainly, for the features of several depths"
+        )
+        raise ConfigError(problem, mend="Leave it out, or train with freeze=linear_probe.")
 
 
 @dataclass

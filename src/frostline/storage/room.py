@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from frostline.errors import StorageError
+from frostline.errors import ConfigError, StorageError
 from frostline.storage.entry import SUFFIX
 from frostline.storage.locks import try_lock, unlock
 
@@ -17,6 +17,7 @@ PART_SUFFIX = ".part"
 LOCK_SUFFIX = ".lock"
 SPARE_ROOM = 1 << 28  # bytes of the disk that stay free
 _LIMIT = 10 << 30  # bytes
+LIMIT_VARIABLE = "FROSTLINE_CACHE_GB"
 _ABANDONED_SECONDS = 86_400.0
 
 
@@ -58,7 +59,7 @@ def make_room(folder: Path, need: int, limit: int) -> list[str]:
     if need > limit:
         raise StoreFault(
             f"The arrays take {size_text(need)}, more than the {size_text(limit)} that {folder} may hold.",
-            mend="Give the store a higher limit.",
+            mend=f"Set {LIMIT_VARIABLE} to more gigabytes.",
         )
     free = shutil.disk_usage(folder).free
     missing = max(held(folder) + need - limit, need + SPARE_ROOM - free)
@@ -134,8 +135,25 @@ def size_text(size: int) -> str:
     return f"{amount:.4g} {units[0]}"
 
 
+def _bytes_of(said: str) -> int:
+    with contextlib.suppress(ValueError, OverflowError):
+        size = int(float(said) * 1e9)
+        if size > 0:
+            return size
+    problem = f"{LIMIT_VARIABLE}={said} is no number of gigabytes"
+    raise ConfigError(problem, mend=f"Set it to a positive number, such as 50, or unset it: env -u {LIMIT_VARIABLE}")
+
+
 def default_limit(folder: Path) -> int:
-    """10 GiB, or a tenth of what the disk has free or holds of the store already if that is less; in bytes."""
+    """10 GiB, or a tenth of what the disk has free or holds of the store already if that is less; in bytes.
+
+    The variable ``FROSTLINE_CACHE_GB`` says otherwise, in gigabytes of 10^9 bytes.
+
+    Raises:
+        ConfigError: it is no positive number.
+    """
+    if said := os.environ.get(LIMIT_VARIABLE, "").strip():
+        return _bytes_of(said)
     # Path.is_dir raises where a folder above may not be looked into
     there = next(path for path in (folder, *folder.parents) if os.path.isdir(path))
     with contextlib.suppress(OSError):
