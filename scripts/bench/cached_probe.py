@@ -99,8 +99,8 @@ class Bench:
 
     def by_hand(self, mode: str, epochs: int) -> float:
         """Seconds of an epoch of a bare loop; with the cache, of one of ``epochs`` that have it in memory."""
-        parts, _, _, _ = self._made(mode, 20)
-        device = torch.device("cuda" if self._arguments.device == "gpu" else "cpu")
+        parts, _, trainer, _ = self._made(mode, 20)
+        device = trainer.strategy.root_device
         task, loader = parts.task.to(device), parts.data.loader("train", train=True)
         optimizer = task.configure_optimizers()
         optimizer = optimizer[0] if isinstance(optimizer, list) else optimizer
@@ -109,7 +109,8 @@ class Bench:
         def epoch() -> None:
             for given in loader:
                 batch = given._replace(images=given.images.to(device), targets=given.targets.to(device))
-                loss = task.loss(task.logits(batch), batch.targets)
+                with trainer.precision_plugin.forward_context():
+                    loss = task.loss(task.logits(batch), batch.targets)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -120,12 +121,12 @@ class Bench:
 
     def one_pass(self) -> float:
         """Seconds of a forward pass over what a run trains on and is validated on."""
-        parts, _, _, _ = self._made("off", 20)
-        device = torch.device("cuda" if self._arguments.device == "gpu" else "cpu")
+        parts, _, trainer, _ = self._made("off", 20)
+        device = trainer.strategy.root_device
         model = parts.task.model.to(device)
 
         def whole() -> None:
-            with in_eval(model), torch.no_grad():
+            with in_eval(model), torch.no_grad(), trainer.precision_plugin.forward_context():
                 for split in ("train", "val"):
                     for delivery in parts.data.deliveries(split, train=split == "train"):
                         assert delivery.batch is not None
@@ -162,11 +163,17 @@ class Bench:
 
 def timed(work: Callable[[], object]) -> float:
     """Seconds that ``work`` takes."""
+    settle()
     started = CLOCK.now()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    settle()
     return CLOCK.now() - started
+
+
+def settle() -> None:
+    """Wait for what a GPU has been given, where one is used."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ class Half:
     def frozen(self) -> float:
         """The share of the time of a forward pass that the frozen part takes."""
         whole = self._seconds(lambda: self._forward(self.task.model))
-        return min(self._seconds(lambda: self._forward(self.cut.runner(self.task.model))) / whole, 1.0)
+        return min(self._seconds(lambda: self._forward(self.cut.runner(self.task.model))) / whole, 0.999)
 
     def _forward(self, run: Callable[[Any], Any]) -> None:
         with in_eval(self.task.model), torch.no_grad():
@@ -138,7 +138,7 @@ def row(half: Half, backbone: str, repeats: int) -> str:
     slow, fast, frozen = (statistics.median(column) for column in zip(*taken, strict=True))
     trained = 3 * (1 - frozen)
     limit = trained / (frozen + trained)
-    cells = [backbone, half.cut.title, f"{frozen:.2f}", f"{slow:.2f}", f"{fast:.2f}", f"{fast / slow:.3f}"]
+    cells = [backbone, half.cut.title, f"{frozen:.2f}", f"{slow:.3g}", f"{fast:.3g}", f"{fast / slow:.3f}"]
     return f"| {' | '.join([*cells, f'{limit:.3f}', f'{fast / slow / limit:.2f}'])} |"
 
 

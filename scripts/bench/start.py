@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "train --help": (*COMMAND, "train", "--help"),
     "train --cfg job": (*COMMAND, "train", "--cfg", "job"),
     "train optimizer.lrr=3": (*COMMAND, "train", "optimizer.lrr=3"),
-    "train backbone.name=nosuch": (*COMMAND, "train", "backbone=timm", "backbone.name=nosuch"),
+    "train backbone=timm backbone.name=nosuch": (*COMMAND, "train", "backbone=timm", "backbone.name=nosuch"),
     IMPORTS: (sys.executable, "-c", "import torch, lightning, timm, torchmetrics"),
     FIRST_STEP: (*COMMAND, "train", "+callbacks.first={_target_: start.FirstStep}"),
 }
@@ -56,7 +56,9 @@ def timed(command: Sequence[str], folder: str) -> tuple[float, float]:
     """Seconds of the processor and on the wall of a command that runs to its end."""
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True)
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    if done.returncode != (2 if "optimizer.lrr=3" in command or "backbone.name=nosuch" in command else 0):
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 
 _LOOK_SECONDS = 0.002
 _LIMIT_SECONDS = 1.0
-# threads that were awake for longer
+# threads that were awake for longer, and have been whenever they were looked at since
 _at_work: set[str] = set()
 
 
@@ -34,11 +34,14 @@ def fork_context(workers: int) -> context.BaseContext | None:
 
 
 def let_threads_settle(limit: float = _LIMIT_SECONDS) -> bool:
-    """Wait until each other thread of this process is asleep, and has been for a moment; whether they came to that.
+    """Wait until each other thread of this process has slept for a moment; whether they came to that.
 
-    A thread that is awake for longer than ``limit`` seconds is at work of its own. It is not waited for again.
+    One that has is not looked at again: what gives up a collective does so when it is over, and sleeps until the next.
+    A thread that is awake for longer than ``limit`` seconds is at work of its own, and not waited for until it has been
+    found asleep.
     """
     end = time.monotonic() + limit
+    _at_work.intersection_update(thread for thread in [*_at_work] if _naps(thread) is None)
     awake, before = _other_threads() - _at_work, dict[str, str | None]()
     while awake:
         now = {thread: _naps(thread) for thread in awake}

@@ -277,7 +277,7 @@ def test_more_than_the_cache_may_hold_is_not_computed() -> None:
         plan = planned(*wide, limit=size - 1)
         assert plan.verdicts[0].why_not == (
             f"its features after layer3 take {size_text(size)}, more than the {size_text(size - 1)} that the cache may "
-            "hold (FROSTLINE_CACHE_GB)"
+            "hold (FROSTLINE_CACHE_GIB)"
         )
         with pytest.raises(ConfigError, match="more than the"):
             planned(*wide, "freeze.phases.probe.cache.mode=require", limit=size - 1)

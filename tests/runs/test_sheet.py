@@ -155,7 +155,10 @@ def test_a_run_says_how_many_are_decoded_at_a_half_or_less(tmp_path: Path) -> No
         picture = Image.new("RGB", (side, side))
         picture.save(tmp_path / "set" / "ab"[index % 2] / f"{index}.{suffix}", "png" if suffix == "png" else "jpeg")
     line = input_line(loaded(tmp_path / "set"), TOLD)
-    assert "cropped at the center; 50% decoded at a half or less (data.decode=exact: at full size); 2" in line
+    assert (
+        "cropped at the center; 50% decoded at a half or less where they are scored (data.decode=exact: whole); 2"
+        in line
+    )
     assert "decoded" not in input_line(loaded(tmp_path / "set", decode="exact"), TOLD)
 
 

@@ -304,11 +304,11 @@ def test_a_lower_limit_holds_from_the_next_array_on(store: FeatureStore) -> None
 
 
 def test_the_limit_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FROSTLINE_CACHE_GB", "0.5")
-    assert default_limit(tmp_path) == 500_000_000
+    monkeypatch.setenv("FROSTLINE_CACHE_GIB", "0.5")
+    assert default_limit(tmp_path) == 1 << 29
     for wrong in ("much", "0", "-3", "nan", "inf"):
-        monkeypatch.setenv("FROSTLINE_CACHE_GB", wrong)
-        with pytest.raises(ConfigError, match=f"FROSTLINE_CACHE_GB={wrong} is no number of gigabytes"):
+        monkeypatch.setenv("FROSTLINE_CACHE_GIB", wrong)
+        with pytest.raises(ConfigError, match=f"FROSTLINE_CACHE_GIB={wrong} is no number of GiB"):
             default_limit(tmp_path)
 
 

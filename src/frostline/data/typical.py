@@ -15,7 +15,7 @@ from frostline.errors import FrostlineError
 from frostline.types import Preprocessing
 
 PICTURES = 64
-_JPEG = {".jpg", ".jpeg"}
+_JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 
 
 class TypicalLoss(NamedTuple):
@@ -24,7 +24,8 @@ class TypicalLoss(NamedTuple):
     Attributes:
         share: the median share (0..1) of a picture's area outside of the crop.
         pictures: that were looked at.
-        reduced: the share of them (0..1) that ``data.decode=fast`` decodes at a half, a quarter or an eighth.
+        reduced: the share of them (0..1) that ``data.decode=fast`` decodes at a half, a quarter or an eighth for
+            the crop of evaluation; for a random crop its own size decides.
     """
 
     share: float

@@ -106,7 +106,8 @@ def _is_adapted(module: nn.Module) -> bool:
 def _idle(model: nn.Module) -> Iterator[str]:
     """The first matrices of adapters whose second ones are zero: drawn anew by each seed, and without effect as yet."""
     for path, module in model.named_modules():
-        second = getattr(module, "lora_B", None) if _is_adapted(module) else None
+        plain = type(module).__module__ == "peft.tuners.lora.layer" and not getattr(module, "lora_variant", None)
+        second = getattr(module, "lora_B", None) if plain else None
         for adapter, matrix in second.items() if isinstance(second, nn.ModuleDict) else ():
             if not any(tensor.any() for tensor in matrix.parameters()):
                 yield f"{path}.lora_A.{adapter}.weight"

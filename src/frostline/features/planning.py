@@ -198,7 +198,7 @@ def _verdict(schedule: FreezeSchedule, number: int, model: nn.Module, look: Look
     try:
         for reason in (*_of_the_run(phase, facts), *_inside_epochs(schedule, number), *_at_the_stem(schedule, phase)):
             raise NotCached(reason)
-        # looked at where it may not as well: what a run measures of itself does not hang on the cache
+        # looked at where it may not as well: what a run measures of itself does not hang on that
         place = look(number, verdict.pays or verdict.mode is CacheMode.require)
         for reason in _after_the_body(schedule, number, model, place.cut, facts) if place else ():
             raise NotCached(reason)

@@ -57,7 +57,7 @@ def input_line(data: ImageData, preprocessing: Preprocessing) -> str:
     if lost is None:
         return line
     if lost.reduced and data.decode == "fast":
-        line += f"; {lost.reduced:.0%} decoded at a half or less (data.decode=exact: at full size)"
+        line += f"; {lost.reduced:.0%} decoded at a half or less where they are scored (data.decode=exact: whole)"
     if round(lost.share, 3) == 0:
         return f"{line}; nothing of a training picture is lost (median of {lost.pictures})"
     mend = "" if data.resize == "crop" else "; data.resize=squash or pad loses nothing"

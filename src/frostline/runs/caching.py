@@ -198,7 +198,7 @@ class _Look:
         if rows * row > max(self._store.limit, IN_MEMORY):
             raise NotCached(
                 f"its features {cut.title} take {size_text(rows * row)}, more than the "
-                f"{size_text(self._store.limit)} that the cache may hold (FROSTLINE_CACHE_GB)"
+                f"{size_text(self._store.limit)} that the cache may hold (FROSTLINE_CACHE_GIB)"
             )
         return Place(cut, features[0].numel(), features.element_size(), frozen)
 
@@ -299,7 +299,7 @@ class RunCache:
         which has looked for itself, would have to agree on it.
         """
         last = self.plan.verdicts[-1]
-        return not self._processes.several and not last.why_not and last.spares_enough
+        return not self._processes.several and last.place is not None and last.spares_enough
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -327,7 +327,7 @@ class RunCache:
 
     def _is_found(self, number: int, boundary: Boundary) -> bool:
         # what a later phase finds depends on the weights that it begins with
-        if number > 0:
+        if number > 0 or CacheMode(self._parts.schedule.phases[0].cache.mode) is CacheMode.off:
             return False
         phase, data = self._parts.schedule.phases[0], self._parts.data
         views = fixed_views(phase, changes_each_epoch=data.changes_each_epoch)

@@ -17,7 +17,7 @@ PART_SUFFIX = ".part"
 LOCK_SUFFIX = ".lock"
 SPARE_ROOM = 1 << 28  # bytes of the disk that stay free
 _LIMIT = 10 << 30  # bytes
-LIMIT_VARIABLE = "FROSTLINE_CACHE_GB"
+LIMIT_VARIABLE = "FROSTLINE_CACHE_GIB"
 _ABANDONED_SECONDS = 86_400.0
 
 
@@ -59,7 +59,7 @@ def make_room(folder: Path, need: int, limit: int) -> list[str]:
     if need > limit:
         raise StoreFault(
             f"The arrays take {size_text(need)}, more than the {size_text(limit)} that {folder} may hold.",
-            mend=f"Set {LIMIT_VARIABLE} to more gigabytes.",
+            mend=f"Set {LIMIT_VARIABLE} to more.",
         )
     free = shutil.disk_usage(folder).free
     missing = max(held(folder) + need - limit, need + SPARE_ROOM - free)
@@ -137,17 +137,17 @@ def size_text(size: int) -> str:
 
 def _bytes_of(said: str) -> int:
     with contextlib.suppress(ValueError, OverflowError):
-        size = int(float(said) * 1e9)
+        size = int(float(said) * (1 << 30))
         if size > 0:
             return size
-    problem = f"{LIMIT_VARIABLE}={said} is no number of gigabytes"
+    problem = f"{LIMIT_VARIABLE}={said} is no number of GiB"
     raise ConfigError(problem, mend=f"Set it to a positive number, such as 50, or unset it: env -u {LIMIT_VARIABLE}")
 
 
 def default_limit(folder: Path) -> int:
     """10 GiB, or a tenth of what the disk has free or holds of the store already if that is less; in bytes.
 
-    The variable ``FROSTLINE_CACHE_GB`` says otherwise, in gigabytes of 10^9 bytes.
+    The variable ``FROSTLINE_CACHE_GIB`` says otherwise; more than what the disk has free is no use.
 
     Raises:
         ConfigError: it is no positive number.
