@@ -80,14 +80,17 @@ def seen(forwards: Path) -> Counter[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at_once", [1, 2])
-@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["forth", "back"])
+@pytest.mark.parametrize(
+    ("at_once", "order"),
+    [(1, slice(None)), (2, slice(None)), (1, slice(None, None, -1))],
+    ids=["forth", "forth, two at once", "back"],
+)
 def test_a_grid_is_one_pass_and_the_next_one_is_none(
     at_once: int, order: slice, forwards: Path, pictures: Path
 ) -> None:
     grid = [
         [f"optimizer.lr={lr}", f"seed={seed}", f"optimizer.weight_decay={decay}"]
-        for seed, lr, decay in product((1, 0), (0.1, 0.01), (0.1, 0.0))
+        for seed, lr, decay in product((1, 0), (0.1, 0.01), (0.1,))
     ]
     folders = [job(pictures, forwards, *overrides) for overrides in grid[order]]
     with ThreadPoolExecutor(at_once) as pool:

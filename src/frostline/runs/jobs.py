@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -109,10 +110,13 @@ STOPPING = Stopping()
 """Of this process: signals are."""
 
 
+_starting = threading.Lock()
+
+
 def run_forked(function: Callable[..., int], *arguments: Any) -> int:
     """Run ``function`` in a process of the fork server; the exit code it returns, negative for a signal."""
     process = _server().Process(target=_forked, args=(function, arguments))
-    process.start()
+    _start(process)
     assert process.pid is not None
     with STOPPING.told(process.pid):
         process.join()
@@ -124,7 +128,7 @@ def ask_forked(function: Callable[..., Any], *arguments: Any) -> Any | None:
     context = _server()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_forked, args=(_answer, (sender, function, arguments)))
-    process.start()
+    _start(process)
     sender.close()
     assert process.pid is not None
     with STOPPING.told(process.pid), receiver:
@@ -134,6 +138,17 @@ def ask_forked(function: Callable[..., Any], *arguments: Any) -> Any | None:
             answer = None
         process.join()
     return answer
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a process whose exit code this thread alone asks for.
+
+    multiprocessing asks all that it has started whenever another one starts. The code can be read once: a thread that
+    waits for a process which ends at that moment would get 255 in its place.
+    """
+    with _starting:
+        process.start()
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]  # private; held by a test
 
 
 def run_alone(line: Sequence[str]) -> int:
