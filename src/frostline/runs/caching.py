@@ -271,20 +271,15 @@ class RunCache:
         self._processes = Processes(trainer, parts.task.model)
         self.plan = plan_cache(config, parts, self._store, self._is_found)
         self._bodies: dict[str, FrozenBody] = {}
-        for verdict in self.plan.verdicts:
-            if verdict.holds and verdict.place is not None:
-                cut = verdict.place.cut
+        cuts = [verdict.place.cut if verdict.holds and verdict.place else None for verdict in self.plan.verdicts]
+        for verdict, cut in zip(self.plan.verdicts, cuts, strict=True):
+            if cut is not None:
                 if cut.key not in self._bodies:
                     self._bodies[cut.key] = self._with_engine(self._body(cut), verdict.views)
                 parts.task.rests[cut.key] = cut.rest(parts.task.model)
         # fixed views are taken where nothing is cached too
-        self._phases = parts.data.feeding = self._made(
-            self.plan.verdicts,
-            [
-                self._bodies[verdict.place.cut.key] if verdict.holds and verdict.place else None
-                for verdict in self.plan.verdicts
-            ],
-        )
+        bodies = [None if cut is None else self._bodies[cut.key] for cut in cuts]
+        self._phases = parts.data.feeding = self._made(self.plan.verdicts, bodies)
 
     @property
     def is_warm(self) -> bool:

@@ -110,9 +110,6 @@ STOPPING = Stopping()
 """Of this process: signals are."""
 
 
-_starting = threading.Lock()
-
-
 def run_forked(function: Callable[..., int], *arguments: Any) -> int:
     """Run ``function`` in a process of the fork server; the exit code it returns, negative for a signal."""
     process = _server().Process(target=_forked, args=(function, arguments))
@@ -138,6 +135,9 @@ def ask_forked(function: Callable[..., Any], *arguments: Any) -> Any | None:
             answer = None
         process.join()
     return answer
+
+
+_starting = threading.Lock()
 
 
 def _start(process: BaseProcess) -> None:
