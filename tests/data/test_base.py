@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from PIL import Image
 
-from frostline.data import Augmentation, DigitsData, ImageData, LabelledSet
+from frostline.data import Augmentation, DigitsData, FolderData, ImageData, LabelledSet
 from frostline.errors import ConfigError, DataError
 from frostline.types import Batch, Preprocessing
 
@@ -231,3 +232,36 @@ def test_a_batch_goes_to_another_device_whole_and_stays_as_it_is_on_its_own(
 
 def test_digits_need_no_workers(preprocessing: Preprocessing) -> None:
     assert ready(DigitsData(), preprocessing).val_dataloader().num_workers == 0
+
+
+def test_input_goes_by_content_where_it_is_not_random(tmp_path: Path) -> None:
+    for name in ("train/a/0", "train/a/1", "train/b/0", "val/a/0", "val/b/0"):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (len(name), ord(name[-3]), ord(name[-1]))).save(path)
+    (tmp_path / "val" / "a" / "0.png").write_bytes((tmp_path / "train" / "a" / "1.png").read_bytes())
+
+    def digests(split: str, *, train: bool, **augmentation: Any) -> list[bytes] | None:
+        data = FolderData(root=str(tmp_path), workers=0, test_fraction=0)
+        preprocessing = Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+        data.prepare(preprocessing, Augmentation(**augmentation), seed=0)
+        found = data.input_digests(split, train=train)
+        return None if found is None else found.tolist()
+
+    train = digests("train", train=True)
+    assert train is not None
+    assert digests("train", train=False) == train
+    assert len(set(train)) == 3
+    val = digests("val", train=False, hflip=0.5)
+    assert val is not None
+    assert val[0] == train[1]
+    assert digests("train", train=True, hflip=0.5) is None
+    assert digests("val", train=False, val_transforms=[lambda picture: picture]) is None
+    # what cannot be read while digests are taken is known by nothing
+    gone = FolderData(root=str(tmp_path), workers=0, test_fraction=0)
+    gone.prepare(Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3), Augmentation(), seed=0)
+    gone.load()
+    (tmp_path / "val" / "b" / "0.png").unlink()
+    found = gone.input_digests("val", train=False)
+    assert found is not None
+    assert found.tolist() == [val[0], b""]

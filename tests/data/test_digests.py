@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.data.digests import digests_of
+from frostline.data.digests import UNREADABLE, digests_of
 from frostline.data.files import FileSplit
 from frostline.errors import DataError
 
@@ -60,6 +60,8 @@ def test_what_cannot_be_read_has_a_place_and_is_tried_again(tmp_path: Path, file
     (tmp_path / "2.jpg").unlink()
     found = digests_of(split(tmp_path, files), cache)
     assert len(set(found.tolist())) == 5
+    # theirs are no digests of a content
+    assert [one.endswith(UNREADABLE) for one in found.tolist()] == [False, True, True, False, False]
     (tmp_path / "1.jpg").write_bytes(b"back")
     again = digests_of(split(tmp_path, files), cache)
     assert again[1] == expected(b"back")

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.data.splits import ImageSplit, Keys, NameTable, SplitView
+import frostline.data
+from frostline.data.decoding import Reduction
+from frostline.data.files import FileSplit
+from frostline.data.splits import ImageSplit, Joined, Keys, NameTable, SplitView
 from frostline.data.stratify import share_of, split_off, subset
 
 
@@ -109,3 +115,49 @@ def test_name_table_gives_back_any_name() -> None:
     assert list(table) == names
     with pytest.raises(IndexError):
         table[5]
+
+
+def test_pictures_are_known_by_content_where_content_is_the_picture(tmp_path: Path) -> None:
+    class Crop(FileSplit):
+        """Two parts of each file."""
+
+        def image(self, index: int) -> Image.Image:
+            return super().image(index // 2)
+
+    class Stored(Crop):
+        def content(self, index: int) -> bytes:
+            return bytes([index])
+
+    class Half(FileSplit):
+        def reduced(self, index: int, reduction: Reduction) -> Image.Image:
+            return super().reduced(index // 2, reduction)
+
+    class Part(Named):
+        def reduced(self, index: int, reduction: Reduction) -> Image.Image:
+            return super().reduced(index // 2, reduction)
+
+    assert not Part([], []).is_known_by_content()
+
+    def made(kind: type[FileSplit]) -> FileSplit:
+        return kind(tmp_path, ["a.png", "b.png"], [0, 1])
+
+    known = {kind: made(kind).is_known_by_content() for kind in (FileSplit, Crop, Stored, Half)}
+    assert known == {FileSplit: True, Crop: False, Stored: True, Half: False}
+    view = SplitView(made(Crop), np.array([0]))
+    assert not view.is_known_by_content()
+    assert not Joined([made(FileSplit), made(Crop)]).is_known_by_content()
+    assert Joined([made(FileSplit), SplitView(made(Stored), np.array([1]))]).is_known_by_content()
+    assert classes_of(2).is_known_by_content()
+
+
+def test_all_of_frostlines_own_are() -> None:
+    for module in pkgutil.walk_packages(frostline.data.__path__, "frostline.data."):
+        importlib.import_module(module.name)
+    kinds = [ImageSplit]
+    for kind in kinds:
+        kinds += [one for one in kind.__subclasses__() if one.__module__.startswith("frostline.data.")]
+    assert {"ArraySplit", "ArrowSplit", "FileSplit", "ItemSplit", "ShardSplit"} <= {kind.__name__ for kind in kinds}
+    delegating = {"SplitView", "Joined"}
+    for kind in kinds:
+        if kind.__name__ not in delegating:
+            assert kind.is_known_by_content(object.__new__(kind) if kind is not ImageSplit else Named([], []))

@@ -108,6 +108,39 @@ def test_another_way_is_taken_where_it_is_more_than_a_twentieth_faster(
     assert chosen.chosen == expected
 
 
+def test_the_plain_way_is_left_where_more_pictures_come_than_it_was_taken_for(
+    machine: FakeMachine, images: Tensor
+) -> None:
+    chosen = machine.engine(machine.way("fast", 0.25), pictures=5)
+    chosen(images)
+    chosen.expect(5)
+    chosen(images)
+    assert (chosen.chosen, machine.made) == ("plain", [])
+    chosen.expect(MANY)
+    chosen(images)
+    chosen.expect(3)
+    chosen(images)
+    assert (chosen.chosen, machine.made) == ("fast", ["fast"])
+
+
+def test_a_pass_of_one_batch_is_no_measure_for_others(machine: FakeMachine) -> None:
+    body = body_of("test_resnet")
+    body.ahead = MANY
+    body.engine = ForwardEngine(body.plain, body.boundary.part(body.model), Engine.channels_last, MANY)
+    body.expect(2, 1000)
+    body(torch.randn(2, 3, 32, 32))
+    assert (body.engine.chosen, body.engine.pictures) == ("", MANY * 2 // 1000)
+    body.expect(500, 1000)
+    body(torch.randn(2, 3, 32, 32))
+    assert (body.engine.chosen, body.engine.pictures) == ("channels_last", MANY // 2)
+    body.met(MANY - 700)
+    body.expect(600, 600)
+    assert body.engine.pictures == 700
+    body.met(MANY)
+    body.expect(600, 600)
+    assert body.engine.pictures == 600
+
+
 def test_a_disturbance_of_one_round_does_not_decide(machine: FakeMachine, images: Tensor) -> None:
     other = machine.way("other", 0.5)
     calls = 0

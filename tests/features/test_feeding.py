@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from passing import pass_limits
 from PIL import Image
 
 from frostline.data import Augmentation
@@ -59,7 +60,10 @@ def test_it_runs_in_eval_and_leaves_modes_and_statistics_alone(body: FrozenBody)
         assert not body(images).is_inference()
 
 
-def test_a_picture_that_can_be_read_by_now_has_its_features(body: FrozenBody, tmp_path: Path) -> None:
+def test_a_picture_that_can_be_read_by_now_has_its_features(
+    body: FrozenBody, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pass_limits(monkeypatch)
     generator = np.random.default_rng(0)
     for name, side in (("a/0", 32), ("a/1", 96), ("b/0", 32), ("b/1", 32)):
         path = tmp_path / "set" / "train" / f"{name}.png"
@@ -174,7 +178,10 @@ def test_what_only_some_have_in_store_several_processes_do_without(body: FrozenB
             assert (again("train", train=True, epoch=0).features is not None) == finds
 
 
-def test_a_picture_that_can_be_read_by_now_is_mended_for_several_processes(body: FrozenBody, tmp_path: Path) -> None:
+def test_a_picture_that_can_be_read_by_now_is_mended_for_several_processes(
+    body: FrozenBody, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pass_limits(monkeypatch)
     pictures_of(tmp_path)
     Image.new("RGB", (96, 96)).save(tmp_path / "set" / "train" / "a" / "1.png")
     for pixel_limit, missing in ((64 * 64, 1), (1000 * 1000, 0)):

@@ -17,7 +17,7 @@ from torch import nn
 
 from frostline.features.boundary import find_boundary
 from frostline.features.code import code_of
-from frostline.features.keys import arithmetic, body_hash, body_tensors, feature_key
+from frostline.features.keys import arithmetic, body_hash, body_tensors, feature_key, kin_of
 
 
 def model(name: str = "test_resnet", **settings: object) -> nn.Module:
@@ -127,11 +127,13 @@ def test_another_process_has_the_same_hash() -> None:
 
 def test_a_key_is_of_all_its_content() -> None:
     content = {"body": "a", "settings": {"precision": "32-true", **arithmetic(torch.device("cpu"))}, "view": 0}
-    key = feature_key(content)
-    assert len(key) == 64
-    assert feature_key(dict(reversed(content.items()))) == key
-    assert feature_key({**content, "view": 1}) != key
-    assert feature_key({**content, "settings": arithmetic(torch.device("cuda"))}) != key
+    key = feature_key(content, "a" * 64)
+    assert len(key) == 81
+    assert feature_key(dict(reversed(content.items())), "a" * 64) == key
+    assert feature_key(content, "b" * 64) != key
+    assert kin_of(feature_key(content, "b" * 64)) == kin_of(key)
+    for other in ({**content, "view": 1}, {**content, "settings": arithmetic(torch.device("cuda"))}):
+        assert kin_of(feature_key(other, "a" * 64)) != kin_of(key)
 
 
 OWN = """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from frostline.errors import ConfigError
-from frostline.probing.choices import Extractor
-from frostline.specs import FeatureChoice
+from frostline.features import ForwardEngine
+from frostline.probing.choices import Extractor, FastExtractor, flat
+from frostline.specs import Engine, FeatureChoice
 
 ALL = list(FeatureChoice)
 SIZE = (3, 32, 32)
@@ -123,3 +125,120 @@ def test_a_model_whose_head_looks_at_more_than_its_features_offers_no_other_choi
     model.__class__ = Odd
     with pytest.raises(ConfigError, match="do not make up the model"):
         Extractor(model).check([FeatureChoice.class_token], SIZE)
+
+
+@pytest.mark.parametrize("way", [Engine.plain, Engine.channels_last, Engine.fused])
+@pytest.mark.parametrize("name", ["vit", "test_resnet", "test_vit", "test_efficientnet"])
+def test_an_engine_gives_what_the_extractor_gives(name: str, way: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = vit() if name == "vit" else timm.create_model(name, num_classes=6)
+    monkeypatch.setattr("frostline.features.engine.chunk_size", lambda images: 4)
+    extractor, said = Extractor(model), list[str]()
+    fast = FastExtractor(extractor, way, said.append)
+    choices = [one for one in ALL if one is not FeatureChoice.class_token or "vit" in name]
+    images, chosen = pictures(11), set()
+    call = ForwardEngine.__call__
+
+    def watched(self: ForwardEngine, images: Tensor) -> Tensor:
+        found = call(self, images)
+        chosen.add(self.chosen)
+        return found
+
+    monkeypatch.setattr(ForwardEngine, "__call__", watched)
+    for wanted in (choices, [FeatureChoice.last], choices[::-1], [FeatureChoice.pooled]):
+        expected = extractor(images, wanted)
+        fast.expect(1000, 1000)
+        for _ in range(2):
+            found = fast(images, wanted)
+            assert list(found) == list(wanted)
+            for choice, features in found.items():
+                torch.testing.assert_close(flat(features), expected[choice], rtol=1e-4, atol=1e-5)
+    # what a trace would hold fast is not traced
+    assert chosen == ({"plain"} if "vit" in name and way is Engine.fused else {way.value}), said
+
+
+def test_what_heads_learn_on_is_flat_and_what_the_store_has_is_as_the_classifier_takes_it() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.pool = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
+            self.fc = nn.Sequential(nn.Conv2d(4, 2, 1), nn.Flatten())
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.fc(self.pool(self.stem(images)))
+            return logits
+
+    extractor = Extractor(Net(), head="fc")
+    assert extractor.check([FeatureChoice.last], SIZE) == {FeatureChoice.last: 4}
+    fast = FastExtractor(extractor, Engine.auto)(pictures(), [FeatureChoice.last])[FeatureChoice.last]
+    assert fast.shape == (5, 4, 1, 1)
+    assert torch.equal(flat(fast), extractor(pictures(), [FeatureChoice.last])[FeatureChoice.last])
+
+
+def test_a_way_is_compared_choice_by_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A difference that is nothing beside the numbers of one choice is all of another."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward_features(self, images: Tensor) -> Tensor:
+            return 1e6 * self.stem(images)
+
+        def forward_head(self, features: Tensor) -> Tensor:
+            logits: Tensor = self.fc(1e-6 * features.mean(dim=(2, 3)))
+            return logits
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.forward_head(self.forward_features(images))
+
+    extractor, said = Extractor(Net(), head="fc"), list[str]()
+    fast, part = FastExtractor(extractor, Engine.channels_last, said.append), extractor.part
+    off = [0.0]
+
+    def with_an_error(choices: Sequence[FeatureChoice]) -> nn.Module:
+        made = part(choices)
+        forward = made.forward
+        monkeypatch.setattr(made, "forward", lambda images: forward(images) + off[0])
+        return made
+
+    monkeypatch.setattr(extractor, "part", with_an_error)
+    fast.expect(1000, 1000)
+    wanted = [FeatureChoice.last, FeatureChoice.pooled]
+    off[0] = 0.1
+    found = fast(pictures(), wanted)
+    assert "its features differ by" in said[0]
+    for choice, features in extractor(pictures(), wanted).items():
+        torch.testing.assert_close(found[choice], features, rtol=1e-5, atol=1e-5)
+
+
+def test_what_training_would_change_is_found() -> None:
+    class Net(nn.Module):
+        def __init__(self, chance: float) -> None:
+            super().__init__()
+            self.stem, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+            self.chance = chance
+
+        def forward(self, images: Tensor) -> Tensor:
+            maps = self.norm(self.stem(images)).mean(dim=(2, 3))
+            logits: Tensor = self.fc(nn.functional.dropout(maps, self.chance, self.training))
+            return logits
+
+    for chance, same in ((0.0, True), (0.5, False)):
+        extractor = Extractor(Net(chance), head="fc")
+        extractor.check([FeatureChoice.last], SIZE)
+        assert extractor.is_same_in_training is same
+        assert extractor.model.training
+        assert int(extractor.model.norm.num_batches_tracked) == 0
+
+
+def test_what_is_another_beside_other_choices_is_refused() -> None:
+    model = timm.create_model("test_resnet", num_classes=6)
+    nn.init.zeros_(model.get_classifier().weight)  # so that the logits say nothing
+    forward = model.forward_head
+    model.forward_head = lambda features, **named: forward(2 * features, **named)
+    model.forward = lambda images: forward(model.forward_features(images))
+    extractor = Extractor(model)
+    assert extractor.check([FeatureChoice.last], SIZE)
+    with pytest.raises(ConfigError, match=r"probe.features=\[last\]"):
+        extractor.check([FeatureChoice.last, FeatureChoice.pooled], SIZE)

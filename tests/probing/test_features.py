@@ -25,9 +25,10 @@ class Source:
         self.faults = faults or {}
         self.extracted: list[list[FeatureChoice]] = []
 
-    def deliveries(self) -> Iterator[Delivery]:
-        for start in (0, 4, 8):
-            places = list(range(start, min(start + 4, 10)))
+    def deliveries(self, positions: Sequence[int] | None = None) -> Iterator[Delivery]:
+        asked = list(range(10) if positions is None else positions)
+        for start in range(0, len(asked), 4):
+            places = asked[start : start + 4]
             good = [at for at in places if at not in self.faults]
             unreadable = [Unreadable(str(at), self.faults[at]) for at in places if at in self.faults]
             images = torch.tensor(good, dtype=torch.float32)[:, None, None, None].expand(-1, 3, 2, 2)
@@ -44,7 +45,7 @@ class Source:
         return {choice: known[choice] for choice in choices}
 
     def run(self, *choices: FeatureChoice, stored: bool = True) -> dict[FeatureChoice, Tensor]:
-        keys = {choice: key_of(choice, {"body": "x"}) for choice in choices} if stored else None
+        keys = {choice: key_of(choice, {"body": "x"}, "0" * 64, shares=True) for choice in choices} if stored else None
         return split_features(self.store, SplitPass(keys, choices, 10, self.deliveries, self.extract)).features
 
 
@@ -80,7 +81,9 @@ def test_without_keys_or_room_they_are_computed_all_the_same(store: FeatureStore
 def test_a_picture_that_cannot_be_read_has_a_row_without_a_number(store: FeatureStore) -> None:
     source = Source(store, {0: DataError("broken"), 9: DataError("broken")})
     for _ in range(2):
-        work = SplitPass({LAST: key_of(LAST, {"body": "y"})}, [LAST], 10, source.deliveries, source.extract)
+        work = SplitPass(
+            {LAST: key_of(LAST, {"body": "y"}, "0" * 64, shares=False)}, [LAST], 10, source.deliveries, source.extract
+        )
         assert split_features(store, work).unreadable().tolist() == [0, 9]
     with pytest.raises(DataError, match="all broken"):
         Source(store, {at: DataError("all broken") for at in range(10)}).run(LAST)

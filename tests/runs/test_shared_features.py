@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from frostline.config import compose, load_config
+from frostline.config import absolute_paths, compose, load_config
 from frostline.runs.folder import RunFolder
+from frostline.runs.probe import probe
 from frostline.runs.starting import prepare, run_job
 
 # writes down each picture that comes through its body, noise that it is looked at with too
@@ -34,7 +35,15 @@ class Net(nn.Module):
         if images.device.type != "meta":
             with open(self.record, "a") as file:
                 file.write("".join(f"{float(one.double().sum()):.6f}\\n" for one in images))
-        return self.fc(self.stem(images).relu().mean(dim=(2, 3)))
+        return self.fc(self.last(self.stem(images).relu().mean(dim=(2, 3))))
+
+    def last(self, maps):
+        return maps
+
+
+class Dropping(Net):
+    def last(self, maps):
+        return nn.functional.dropout(maps, 0.5, self.training)
 """
 PICTURES = 3 * (10 + 5)  # of training and validation
 
@@ -47,8 +56,8 @@ def forwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "forwards"
 
 
-def job(root: Path, forwards: Path, *overrides: str) -> RunFolder:
-    own = [
+def own(root: Path, forwards: Path) -> list[str]:
+    return [
         "backbone=module",
         "backbone.module._target_=counting_body.Net",
         f'+backbone.module.record="{forwards}"',
@@ -66,13 +75,24 @@ def job(root: Path, forwards: Path, *overrides: str) -> RunFolder:
         "logger=csv",
         "report=false",  # as in the jobs of a sweep: a report looks at a few pictures once more
         f'output="{forwards.parent}/outputs"',
-        *overrides,
     ]
-    return prepare(compose("train", own), own)
+
+
+def job(root: Path, forwards: Path, *overrides: str) -> RunFolder:
+    wanted = [*own(root, forwards), *overrides]
+    return prepare(compose("train", wanted), wanted)
 
 
 def run(folder: RunFolder) -> int:
     return run_job("train", load_config(folder.config), folder)
+
+
+def probe_of(root: Path, forwards: Path, *overrides: str) -> RunFolder:
+    kept = [one for one in own(root, forwards) if not one.startswith(("freeze", "trainer", "logger", "report"))]
+    config = compose("probe", [*kept, "device=cpu", "probe.epochs=1", "probe.references=[]", *overrides])
+    absolute_paths(config)
+    probe(config)
+    return RunFolder(Path(config.folder))
 
 
 def seen(forwards: Path) -> Counter[str]:
@@ -104,3 +124,49 @@ def test_a_grid_is_one_pass_and_the_next_one_is_none(
     forwards.unlink()
     assert run(job(pictures, forwards, "optimizer.lr=0.3", "seed=5")) == 0
     assert seen(forwards) == Counter()
+
+
+@pytest.mark.slow
+def test_folds_and_subsets_share_the_features_of_each_picture(forwards: Path, pictures: Path) -> None:
+    """Each picture comes through the body once, in whatever split of whatever run it is."""
+    pool = forwards.parent / "pool"
+    for number, path in enumerate(sorted(pictures.glob("*/*/*.*"))):
+        copied = pool / path.parent.name / f"{number}{path.suffix}"
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(path.read_bytes())
+    everything = 3 * (10 + 5 + 7)
+    assert len(list(pool.glob("*/*"))) == everything
+    assert run(job(pool, forwards, "data.folds=3", "data.fold=0", "test=true")) == 0
+    counts = seen(forwards)
+    assert sum(count == 1 for count in counts.values()) == everything
+    assert len(counts) - everything <= 3
+    forwards.unlink()
+    for others in (["data.folds=3", "data.fold=1", "test=true"], ["data.labels_per_class=3", "data.split_seed=5"]):
+        assert run(job(pool, forwards, *others)) == 0
+    assert seen(forwards) == Counter()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [("train", "probe"), ("probe", "train")], ids=" then ".join)
+def test_a_probe_and_a_run_share_their_features(order: tuple[str, str], forwards: Path, pictures: Path) -> None:
+    for number, command in enumerate(order):
+        if command == "probe":
+            probe_of(pictures, forwards, "probe.lr=[0.1]", "probe.seeds=[1]")
+        else:
+            assert run(job(pictures, forwards, "optimizer.lr=0.1")) == 0
+        assert bool(seen(forwards)) == (number == 0)
+        forwards.unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+def test_a_run_takes_nothing_of_a_probe_that_it_would_not_compute(
+    forwards: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where training gives the classifier something else: there is dropout by the mode of the network."""
+    dropping = "backbone.module._target_=counting_body.Dropping"
+    for _ in range(2):
+        probe_of(pictures, forwards, dropping, "probe.lr=[0.1]", "probe.seeds=[1]")
+    assert "train pictures (last 8): found" in capsys.readouterr().out
+    folder = job(pictures, forwards, dropping, "freeze.phases.probe.cache.mode=require")
+    assert run(folder) == 2
+    assert run(job(pictures, forwards, dropping)) == 0

@@ -195,6 +195,42 @@ def test_a_key_is_a_plain_name(store: FeatureStore, key: str) -> None:
     assert not store.folder.exists()
 
 
+def test_rows_may_have_names(store: FeatureStore) -> None:
+    names = np.array([f"{number:032x}" for number in (3, 0, 2)], dtype="S32")
+    with store.writer("kin-a", 3, 2, torch.float32, names) as writer:
+        writer.write_rows(np.array([2, 0]), numbers(2, 2))
+        writer.write_rows(np.array([1]), numbers(1, 2))
+    found = store.find("kin-a")
+    assert found is not None
+    assert found.names is not None
+    assert found.names.tolist() == names.tolist()
+    assert torch.equal(found.rows([2, 0, 1]), torch.cat([numbers(2, 2), numbers(1, 2)]))
+    put(store, "kin-b", numbers(100, 2))
+    put(store, "other", numbers(2, 2))
+    assert store.keys("kin-") == ["kin-b", "kin-a"]
+    hint = store.names("kin-a")
+    assert hint is not None
+    assert hint.tolist() == names.tolist()
+    assert store.names("kin-b") is None
+    assert store.names("nowhere") is None
+    assert FeatureStore(store.folder / "nowhere", 1).keys("") == []
+    # a name is checked like a number
+    content = bytearray(found.path.read_bytes())
+    content[-1] ^= 1
+    seen_anew(found.path, bytes(content))
+    assert store.find("kin-a") is None
+    assert "its checksum does not agree" in store.notes[0]
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"]])
+def test_each_row_has_a_name_or_none_has(store: FeatureStore, names: list[str]) -> None:
+    with (
+        pytest.raises(ValueError, match="2 rows have as many names"),
+        store.writer("key", 2, 1, torch.float32, np.array(names, dtype="S32")),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("rows", "width", "dtype", "told"),
     [

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 from contest import KINDS, Contest, Entrant, Kind, entrants_of, turns
 from environment import make_environment
-from measuring import Failed, Measured, measure, reason
+from measuring import Failed, Measured, measure, reason, watch
 from pictures import SPLITS, divided, make_pictures, make_weights
 from plot import draw
 from tables import section
@@ -31,13 +30,13 @@ class Script:
         letters: of ``--only``.
         file: beside this folder.
         title: of its section.
-        gpu: what its ``--device`` calls a GPU; None where it has no such argument.
+        gpu: its arguments for a GPU; None where it does not concern one.
     """
 
     letters: str
     file: str
     title: str
-    gpu: str | None = "cuda"
+    gpu: tuple[str, ...] | None = ("--device", "cuda")
 
 
 SCRIPTS = (
@@ -45,8 +44,8 @@ SCRIPTS = (
     Script("e", "half_frozen.py", "(e) A phase that is frozen in part"),
     Script("f", "decode.py", "(f) Decoding", gpu=None),
     Script("g", "start.py", "(g) The start", gpu=None),
-    Script("i", "cached_probe.py", "(i) The head alone, epoch by epoch", gpu="gpu"),
-    Script("j", "engine.py", "(j) The forward engine"),
+    Script("i", "cached_probe.py", "(i) The head alone, epoch by epoch", gpu=("--device", "gpu")),
+    Script("j", "engine.py", "(j) The forward engine", gpu=("--device", "cuda", "--precision", "bf16")),
     Script("k", "loop.py", "(k) The training loop"),
 )
 
@@ -164,7 +163,7 @@ class Comparison:
         )
 
     def _output_of(self, script: Script) -> str:
-        """The Markdown that another benchmark prints, or why there is none."""
+        """The Markdown that another benchmark prints and what it took, or why there is none."""
         path = BENCH / script.file
         if not path.exists():
             return f"Left out: there is no {script.file}."
@@ -172,24 +171,19 @@ class Comparison:
         if self._arguments.device == "cuda":
             if script.gpu is None:
                 return "Left out: it does not concern the GPU."
-            command += ["--device", script.gpu]
+            command += script.gpu
         say(" ".join(command[1:]))
-        errors = self._scratch / f"{path.stem}.txt"
-        try:
-            with errors.open("wb") as output:
-                done = subprocess.run(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=output,
-                    timeout=self._arguments.limit,
-                    env={**os.environ, "XDG_CACHE_HOME": str(self._scratch / "cache" / path.stem)},
-                )
-        except subprocess.TimeoutExpired:
+        output, errors = (self._scratch / f"{path.stem}.{ending}" for ending in ("md", "txt"))
+        environment = {**os.environ, "XDG_CACHE_HOME": str(self._scratch / "cache" / path.stem)}
+        with output.open("wb") as told, errors.open("wb") as said:
+            watched = watch(command, environment, self._arguments.limit, stdout=told, stderr=said)
+        if watched.code is None:
             return f"failed: not done after {self._arguments.limit:.0f} s"
-        if done.returncode:
-            return f"failed: {reason(errors, done.returncode)}"
-        return tables_of(done.stdout.decode("utf-8", errors="replace"))
+        if watched.code:
+            return f"failed: {reason(errors, watched.code)}"
+        peak = "" if watched.peak_mib is None else f", at most {watched.peak_mib:,.0f} MiB at once"
+        took = f"All of this took {watched.wall:,.0f} s, {watched.cpu:,.0f} s of the processors{peak}."
+        return f"{tables_of(output.read_text(encoding='utf-8', errors='replace'))}\n\n{took}"
 
     def _write(self) -> None:
         folder = self._arguments.output

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PEERS = Path(__file__).resolve().parent / "peers"
 INTERVAL = 0.25  # seconds between two looks at the memory
@@ -77,37 +79,72 @@ def measure(
     command = [python, str(PEERS / file), way, str(files["job.json"]), str(files["result.json"])]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
     environment["PYTHONWARNINGS"] = "ignore"
-    started = time.perf_counter()
     with files["output.txt"].open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=scratch,
-            start_new_session=True,  # so that its workers end with it
-        )
-        with Memory(process.pid) as memory:
-            try:
-                code = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                return Failed(f"not done after {limit:.0f} s")
-            finally:
-                _end(process)
-    ended = time.perf_counter()
-    if code:
-        return Failed(reason(files["output.txt"], code))
+        watched = watch(command, environment, limit, stdout=output, stderr=output, folder=scratch)
+    if watched.code is None:
+        return Failed(f"not done after {limit:.0f} s")
+    if watched.code:
+        return Failed(reason(files["output.txt"], watched.code))
     told = json.loads(files["result.json"].read_text(encoding="utf-8"))
     known = {name: told[name] for name in Measured.__dataclass_fields__ if name in told}
-    return Measured(**known, whole=ended - started, peak_mib=memory.peak_mib)
+    return Measured(**known, whole=watched.wall, peak_mib=watched.peak_mib)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a process took, with all below it.
+
+    Attributes:
+        code: its exit code; None where it was ended at the limit.
+        wall: seconds.
+        cpu: seconds of the processors, of what has been waited for.
+        peak_mib: the most memory; None where the system does not tell.
+    """
+
+    code: int | None
+    wall: float
+    cpu: float
+    peak_mib: float | None
+
+
+def watch(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    limit: float,
+    *,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    folder: Path | None = None,
+) -> Watched:
+    """Run a command to its end, or to the limit in seconds, and nothing of it after that."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment,
+        cwd=folder,
+        start_new_session=True,  # so that its workers end with it
+    )
+    code: int | None = None
+    with Memory(process.pid) as memory:
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            _end(process)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Watched(code, time.perf_counter() - started, cpu, memory.peak_mib)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that goes on, with all that it started."""
-    if process.poll() is None:
+    """End what goes on of a process and of all that it started."""
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def reason(output: Path, code: int) -> str:

@@ -16,6 +16,7 @@ from lightning import LightningDataModule
 from frostline.data.augmentation import Augmentation
 from frostline.data.decoded import Keeping, KeptPictures
 from frostline.data.decoding import PIXEL_LIMIT
+from frostline.data.digests import UNREADABLE, Digests
 from frostline.data.division import by_file, check_division, in_folds, in_order, with_derived, without
 from frostline.data.fingerprint import data_record, fingerprint
 from frostline.data.frames import enough_for
@@ -286,11 +287,30 @@ class ImageData(LightningDataModule):
         if words is None:
             return None
         recipe: dict[str, Any] = {"preprocessing": repr(preprocessing), "augmentation": words, "decode": self.decode}
+        # they decide of which pictures there is any input
+        recipe |= {"limits": self._limits}
         if train and not augmentation.deterministic:
             order = canonical_order(self._split(split)).astype("<i8")
             recipe |= {"decoded": self.decoded is not None and augmentation.scale is not None}
             recipe |= {"seed": seed, "order": hashlib.sha256(order.tobytes()).hexdigest()}
         return recipe
+
+    def input_digests(self, split: str, *, train: bool) -> Digests | None:
+        """The digests of a split's pictures, where those of one digest become one input in every split.
+
+        None where the input hangs on more than the picture: where it is random, it goes by the place among the others.
+        That of a picture which cannot be read is empty.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        pictures = self._split(split)
+        random = train and not self._ready[1].deterministic
+        if random or self.recipe(split, train=train) is None or not pictures.is_known_by_content():
+            return None
+        digests = np.ascontiguousarray(pictures.digests())
+        last = digests.view("S1").reshape(-1, digests.itemsize)[:, -1]
+        return np.where(last == UNREADABLE, b"", digests).astype(digests.dtype)
 
     def pictures_hash(self, split: str) -> str:
         """SHA-256 of what a split's pictures contain, in the order of their positions."""
@@ -303,6 +323,10 @@ class ImageData(LightningDataModule):
     def changes_each_epoch(self) -> bool:
         """Whether the augmentation gives another input for a training picture in each epoch."""
         return not self._ready[1].deterministic
+
+    @property
+    def _limits(self) -> list[int | None]:
+        return [self.pixel_limit, getattr(self, "file_limit", None)]
 
     @property
     def _ready(self) -> tuple[Preprocessing, Augmentation, int]:
@@ -339,7 +363,7 @@ class ImageData(LightningDataModule):
             assert self.decoded is not None
             pictures = self._split(split)
             workers = worker_count(self.workers, in_memory=self.in_memory)
-            words = {"preprocessing": repr(preprocessing), "decode": self.decode}
+            words = {"preprocessing": repr(preprocessing), "decode": self.decode, "limits": str(self._limits)}
             keeping = Keeping(evaluation_transform(preprocessing, exact=self.decode == "exact"), None, words)
             if crops and augmentation.scale is not None:
                 enough = enough_for(preprocessing, augmentation.scale, augmentation.ratio)

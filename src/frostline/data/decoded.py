@@ -34,7 +34,7 @@ from frostline.errors import FrostlineError
 from frostline.forking import fork_context
 from frostline.storage import FeatureStore, StoreFault, size_text
 
-FORMAT = 1
+FORMAT = 2
 """Of what is kept; another one makes all keys others."""
 
 _BLOCK = 4096  # bytes; a picture begins at a multiple of it

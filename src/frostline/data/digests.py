@@ -21,6 +21,9 @@ from frostline.errors import FrostlineError
 
 Digests = npt.NDArray[np.bytes_]
 
+UNREADABLE = b"!"
+"""What the digest of a picture that cannot be read ends with, so that it is that of no picture."""
+
 _SIZE = 16  # bytes
 _CHUNK = 500  # stamps in one question to the cache
 _TOGETHER = 2000  # pictures between two writes to the cache
@@ -53,7 +56,7 @@ def digests_of(split: Readable, cache: Path | None = None) -> Digests:
     """``[N]`` digests, ``S32``.
 
     A picture that has a stamp is read once: its digest is kept by the stamp. One that cannot be read gets a digest of
-    its name, so that it has a place among the others until somebody asks for its pixels.
+    its name that ends with `UNREADABLE`, so that it has a place among the others until somebody asks for its pixels.
 
     Args:
         split: the pictures.
@@ -99,7 +102,8 @@ def _read(
         try:
             return digest(split.content(index)), True
         except FrostlineError:
-            return digest(b"unreadable:" + split.name(index).encode("utf-8", "surrogateescape")), False
+            name = split.name(index).encode("utf-8", "surrogateescape")
+            return digest(b"unreadable:" + name)[: -len(UNREADABLE)] + UNREADABLE, False
 
     progress = Progress("reading pictures", len(missing))
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:

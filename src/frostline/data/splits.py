@@ -101,6 +101,21 @@ class ImageSplit(ABC):
             self._digests = digests_of(self)
         return self._digests
 
+    def is_known_by_content(self) -> bool:
+        """Whether pictures of one `content` are one picture.
+
+        A class that changes the picture and leaves `content` to the class that it is made of may show two parts of one
+        file.
+        """
+
+        def maker(name: str) -> type:
+            return next(kind for kind in type(self).__mro__ if name in vars(kind))
+
+        content, image, reduced = map(maker, ("content", "image", "reduced"))
+        # these two of this class go by the picture
+        content = image if content is ImageSplit else content
+        return issubclass(content, image) and (reduced is ImageSplit or issubclass(content, reduced))
+
     def _is_read(self) -> bool:
         """Whether the digests are at hand."""
         return self._digests is not None
@@ -179,6 +194,10 @@ class SplitView(ImageSplit):
             return super().digests()  # the rest need not be read for these
         return self._source.digests()[self._positions]
 
+    def is_known_by_content(self) -> bool:
+        """See `ImageSplit.is_known_by_content`."""
+        return self._source.is_known_by_content()
+
     def _is_read(self) -> bool:
         return self._digests is not None or self._source._is_read()
 
@@ -246,6 +265,10 @@ class Joined(ImageSplit):
     def digests(self) -> Digests:
         """See `ImageSplit.digests`."""
         return np.concatenate([part.digests() for part in self._parts])
+
+    def is_known_by_content(self) -> bool:
+        """See `ImageSplit.is_known_by_content`."""
+        return all(part.is_known_by_content() for part in self._parts)
 
     def _is_read(self) -> bool:
         return all(part._is_read() for part in self._parts)

@@ -7,6 +7,7 @@ from frostline.features.cutting import Cut, Restless, check_cut, find_cut
 from frostline.features.engine import ForwardEngine
 from frostline.features.feeding import CachedPhases, FrozenBody
 from frostline.features.keys import arithmetic, body_hash
+from frostline.features.known import is_known
 from frostline.features.planning import Circumstances, Place, Verdict, plan, refuse_required, restless
 from frostline.features.table import IN_MEMORY
 from frostline.storage import Features, FeatureStore, StoreFault, Writer, size_text
@@ -37,6 +38,7 @@ __all__ = [
     "find_boundary",
     "find_cut",
     "in_eval",
+    "is_known",
     "plan",
     "refuse_required",
     "restless",

@@ -77,6 +77,7 @@ class ForwardEngine:
         folder: of what was measured; None is ``engine`` in the cache folder.
         clock: seconds.
         choices: the ways there are; None are those of ``wanted``.
+        alike: sees that features by a way are the plain ones; see `compare`.
 
     Attributes:
         chosen: the name of the way; empty before the first batch.
@@ -91,6 +92,7 @@ class ForwardEngine:
     folder: Path | None = None
     clock: Callable[[], float] = time.perf_counter
     choices: Sequence[Way] | None = None
+    alike: Callable[[Tensor, Tensor, float], None] | None = None
     chosen: str = ""
     _run: Run | None = None
     _chunk: int = 0
@@ -104,9 +106,17 @@ class ForwardEngine:
                 self._choose(images)
             if self.chosen == PLAIN or images.shape[1:] != self._shape:
                 return self.plain(images)
+            if (chunk := chunk_size(images)) > self._chunk:  # the first batch was a small one
+                self._chunk, self._run = chunk, None
             if self._run is None or self._tensors != self._written():
                 self._make_again(images)
             return self.plain(images) if self._run is None else self._in_chunks(self._run, images)
+
+    def expect(self, pictures: int) -> None:
+        """Say how many are to come in all; where the plain way is taken for fewer, it is chosen anew."""
+        if self.chosen == PLAIN and pictures > self.pictures:
+            self.chosen = ""
+        self.pictures = pictures
 
     def release(self) -> None:
         """Let go of what was traced or compiled; the next batch has it made again."""
@@ -177,7 +187,7 @@ class ForwardEngine:
 
         found = self._watched(lambda pictures: self._in_chunks(run, pictures), images)
         coarse = way.is_half or self._has_autocast(images)
-        compare(plain, found, _COARSE if coarse else _CLOSE.get(plain.dtype, _COARSE))
+        (self.alike or compare)(plain, found, _COARSE if coarse else _CLOSE.get(plain.dtype, _COARSE))
         return run
 
     def _in_chunks(self, run: Run, images: Tensor) -> Tensor:

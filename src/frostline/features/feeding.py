@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,11 +20,12 @@ from frostline.features.computing import Computed, Pass, Stopped, found_or_compu
 from frostline.features.cutting import Cut
 from frostline.features.engine import ForwardEngine
 from frostline.features.keys import body_hash, body_tensors, feature_key
+from frostline.features.known import is_known
 from frostline.features.planning import Verdict
 from frostline.features.table import FeatureTable, table_of
 from frostline.freezing import Position
 from frostline.specs import CacheMode
-from frostline.storage.store import FeatureStore
+from frostline.storage import FeatureStore, Names
 
 Result = TypeVar("Result")
 # of positions to the pictures there that cannot be read
@@ -78,6 +80,7 @@ class FrozenBody:
         forward: runs what ``boundary.runner`` gives on pictures of its device, in the precision of the run.
         settings: all that changes the numbers that come out, beside the model, as plain types.
         engine: runs it faster; None runs it plainly.
+        ahead: pictures of all splits, and views, that have not been met yet.
     """
 
     model: nn.Module
@@ -85,6 +88,8 @@ class FrozenBody:
     forward: Forward
     settings: dict[str, Any] = field(default_factory=dict)
     engine: ForwardEngine | None = None
+    ahead: int = 0
+    _coming: float = math.inf
     _known: tuple[tuple[tuple[int, int, int], ...], str] = ((), "")
 
     @property
@@ -101,9 +106,20 @@ class FrozenBody:
             self._known = (now, body_hash(self.model, self.boundary))
         return self._known[1]
 
+    def expect(self, wanted: int, count: int) -> None:
+        """Say how many pictures of a split are to come; it is taken that as large a share of others lacks features."""
+        self._coming = wanted
+        if self.engine is not None:
+            self.engine.expect(max(wanted, round(self.ahead * wanted / count)))
+
+    def met(self, count: int) -> None:
+        """Say that there are features of a split by now."""
+        self.ahead = max(0, self.ahead - count)
+
     def __call__(self, images: Tensor) -> Tensor:
         """``[B, ...]`` what comes of them, on the CPU."""
-        run = self.plain if self.engine is None else self.engine
+        # a pass of a single batch is no measure for others
+        run = self.plain if self.engine is None or len(images) >= self._coming else self.engine
         with in_eval(self.model):
             return run(images.to(self.device, non_blocking=True)).cpu()
 
@@ -121,13 +137,21 @@ def _writes(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+_TABLE = "features"
+
+
 class _Shown(NamedTuple):
-    """Which pictures go through which body, and how they are shown."""
+    """Which pictures go through which body, and how they are shown; the key of what comes of that."""
 
     body: FrozenBody
     split: str
     train: bool
     view: int
+    key: str
+
+    def rows(self, images: Tensor, names: Sequence[str]) -> Mapping[str, Tensor]:
+        """See `frostline.features.computing.Body`."""
+        return {_TABLE: self.body(images)}
 
 
 class CachedPhases:
@@ -180,13 +204,13 @@ class CachedPhases:
             return Feed(views)
         if self.data.recipe(split, train=train) is None:
             return Feed(views)
-        needed = self._needed(views, epoch)
-        if not (verdict.is_cached or all(self._is_stored(body, split, train=train, view=view) for view in needed)):
+        shown = {view: self._shown(body, split, train=train, view=view) for view in self._needed(views, epoch)}
+        if not (verdict.is_cached or all(map(self._is_stored, shown.values()))):
             return Feed(views)
         try:
             # an evaluation may be a part of inference mode, whose tensors no gradient can come through
             with torch.inference_mode(False):
-                tables = {view: self._table(body, split, train=train, view=view) for view in needed}
+                tables = {view: self._table(one) for view, one in shown.items()}
         except NotCached as reason:
             self._refuse(number, reason)
             return Feed(views)
@@ -226,13 +250,13 @@ class CachedPhases:
         views, body = self.verdicts[number].views, self.bodies[number]
         if body is None:
             return False
-        keys = [
-            self._key(body, split, train=split == "train", view=view)
+        shown = [
+            self._shown(body, split, train=split == "train", view=view)
             for split in splits
             if self.data.recipe(split, train=split == "train") is not None
             for view in range(views if split == "train" else 1)
         ]
-        return bool(keys) and all(self.store.find(key) is not None for key in keys)
+        return bool(shown) and all(map(self._is_stored, shown))
 
     def _phase(self, train: bool) -> int:
         if self.clock is None:
@@ -253,66 +277,69 @@ class CachedPhases:
         self._refused.add(number)
         self._say(f"phase {verdict.phase} is not cached: {reason}")
 
-    def _is_stored(self, body: FrozenBody, split: str, *, train: bool, view: int) -> bool:
-        key = self._key(body, split, train=train, view=view)
-        return key in self._tables or self.store.find(key) is not None
+    def _is_stored(self, shown: _Shown) -> bool:
+        return shown.key in self._tables or is_known(self.store, shown.key, self._digests(shown))
 
-    def _key(self, body: FrozenBody, split: str, *, train: bool, view: int) -> str:
+    def _digests(self, shown: _Shown) -> Names | None:
+        return self.data.input_digests(shown.split, train=shown.train)
+
+    def _shown(self, body: FrozenBody, split: str, *, train: bool, view: int) -> _Shown:
         recipe = self.data.recipe(split, train=train)
         assert recipe is not None
-        return feature_key(
-            {
-                "body": body.hash(),
-                "boundary": body.boundary.key,
-                "settings": body.settings,
-                "input": recipe,
-                "view": view,
-                "pictures": self.data.pictures_hash(split),
-            }
-        )
+        content = {
+            "body": body.hash(),
+            "boundary": body.boundary.key,
+            "settings": body.settings,
+            "input": recipe,
+            "view": view,
+        }
+        return _Shown(body, split, train, view, feature_key(content, self.data.pictures_hash(split)))
 
-    def _table(self, body: FrozenBody, split: str, *, train: bool, view: int) -> FeatureTable:
-        key = self._key(body, split, train=train, view=view)
+    def _table(self, shown: _Shown) -> FeatureTable:
+        key = shown.key
         if key not in self._tables:
             peers = self._asked_together
             work = Pass(
-                key,
-                len(self.data.splits[split]),
-                partial(self.data.deliveries, split, train=train, view=view),
-                body,
+                {_TABLE: key},
+                len(self.data.splits[shown.split]),
+                partial(self.data.deliveries, shown.split, train=shown.train, view=shown.view),
+                shown.rows,
+                self._digests(shown),
+                partial(shown.body.expect, count=len(self.data.splits[shown.split])),
                 self.clock.is_stopping if self.clock else lambda: False,
                 self._say,
                 is_shared=peers is not None,
             )
-            shown = _Shown(body, split, train, view)
-            compute, find = partial(self._computed, work, shown), partial(self._found, work, shown)
+            compute, find = partial(self._computed, work, shown), partial(self._found, shown)
             computed, faults = compute() if peers is None else peers.shared(key, compute, find)
-            computed.table.boundary, computed.table.faults = body.boundary.key, faults
-            self._tables[key] = computed.table
-            self._tell(split, view, computed)
+            table = computed.tables[_TABLE]
+            table.boundary, table.faults = shown.body.boundary.key, faults
+            self._tables[key] = table
+            shown.body.met(len(table))
+            self._tell(shown, computed)
         return self._tables[key]
 
     def _computed(self, work: Pass, shown: _Shown) -> tuple[Computed, Faults]:
         """The table of a pass, from the store or computed now, and the pictures without a row."""
         computed = found_or_computed(self.store, work)
-        faults, mended = self._empty(computed.table, shown)
-        if mended:  # since its features were computed, such as by a larger `data.pixel_limit`
+        faults, mended = self._empty(computed.tables[_TABLE], shown)
+        if mended:  # since its features were computed, such as by a disk that is well again
             computed = found_or_computed(self.store, work, anew=True)
-            faults, mended = self._empty(computed.table, shown)
+            faults, mended = self._empty(computed.tables[_TABLE], shown)
         if mended:
             raise self._unsteady(shown, mended)
         return computed, faults
 
-    def _found(self, work: Pass, shown: _Shown) -> tuple[Computed, Faults]:
+    def _found(self, shown: _Shown) -> tuple[Computed, Faults]:
         """The same where another process has computed it by now."""
-        found = self.store.find(work.key)
+        found = self.store.find(shown.key)
         if found is None:
             raise NotCached("its features, which another process has computed, are not to be found")
         table = table_of(found)
         faults, mended = self._empty(table, shown)
         if mended:
             raise self._unsteady(shown, mended)
-        return Computed(table), faults
+        return Computed({_TABLE: table}), faults
 
     def _unsteady(self, shown: _Shown, mended: list[int]) -> NotCached:
         name = self.data.splits[shown.split].name(mended[0])
@@ -339,13 +366,10 @@ class CachedPhases:
                 mended += batch.indices[~rows.flatten(1).isnan().all(dim=1).cpu()].tolist()
         return found, mended
 
-    def _tell(self, split: str, view: int, computed: Computed) -> None:
-        count, seconds = len(computed.table), computed.seconds
-        how = "computed by another process" if computed.waited else "found"
-        if seconds is not None:
-            how = f"computed in {seconds:.1f} s ({count / max(seconds, 1e-9):,.0f} a second)"
-        which = f", view {view}" if view else ""
-        self._say(f"features of {count:,} {split} pictures{which}: {how}")
+    def _tell(self, shown: _Shown, computed: Computed) -> None:
+        count = len(computed.tables[_TABLE])
+        which = f", view {shown.view}" if shown.view else ""
+        self._say(f"features of {count:,} {shown.split} pictures{which}: {computed.how()}")
         for note in self.store.notes[self._noted :]:
             self._say(note)
         self._noted = len(self.store.notes)

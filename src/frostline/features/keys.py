@@ -21,7 +21,7 @@ from frostline.features.boundary import Boundary
 from frostline.features.code import code_of
 from frostline.features.cutting import Cut
 
-FORMAT = 1
+FORMAT = 2
 """Of what is stored; another one makes all keys others."""
 
 PACKAGES = ("torch", "timm", "torchvision", "pillow")
@@ -42,8 +42,11 @@ SOURCES = (
     "features/cutting.py",
     "features/engine.py",
     "features/engine_ways.py",
+    "features/known.py",
     "features/tracing.py",
+    "probing/choices.py",
 )
+_DIGITS = 40  # of each half of a key: 160 bits
 _NOT_OF_THE_BODY = {"training", "num_classes"}
 
 
@@ -125,10 +128,24 @@ def _bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
     return content
 
 
-def feature_key(content: Mapping[str, Any]) -> str:
-    """SHA-256 of plain types, together with the versions of what computes, as 64 hexadecimal digits."""
+def feature_key(content: Mapping[str, Any], pictures: str) -> str:
+    """The key of the features of some pictures: their kin, a hyphen, and which pictures they are of.
+
+    Features of one kin are made in one way: rows of one picture are the same.
+
+    Args:
+        content: all that makes a picture's features beside the picture, as plain types; the versions of what computes
+            are added.
+        pictures: a hash of them, in their order, in hexadecimal digits.
+    """
     everything = {**content, "format": FORMAT, "packages": _versions(), "sources": _sources()}
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    kin = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    return f"{kin[:_DIGITS]}-{pictures[:_DIGITS]}"
+
+
+def kin_of(key: str) -> str:
+    """What the keys of one kin begin with."""
+    return key[: _DIGITS + 1]
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:

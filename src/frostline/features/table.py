@@ -24,16 +24,19 @@ class FeatureTable:
     Args:
         lookup: gives a copy of the rows of some positions.
         count: rows.
-        faults: the pictures without a row, by position.
+        all_rows: gives all of them.
 
     Attributes:
+        all_rows: ``[N, ...]`` all of them, in memory; not to be written to.
+        faults: the pictures without a row, by position.
         boundary: the key of the cut that the rows come from.
     """
 
-    def __init__(self, lookup: Lookup, count: int, faults: Mapping[int, Unreadable] | None = None) -> None:
+    def __init__(self, lookup: Lookup, count: int, all_rows: Callable[[], Tensor]) -> None:
         self._lookup = lookup
         self._count = count
-        self.faults: Mapping[int, Unreadable] = faults or {}
+        self.all_rows = all_rows
+        self.faults: Mapping[int, Unreadable] = {}
         self.boundary = ""
 
     def __len__(self) -> int:
@@ -56,11 +59,11 @@ class FeatureTable:
 def table_of(features: Features) -> FeatureTable:
     """A table of an array of the store."""
     if features.array.nbytes > IN_MEMORY:
-        return FeatureTable(features.rows, len(features.array))
+        return FeatureTable(features.rows, len(features.array), lambda: features.rows(slice(None)))
     return table_of_parts([features.rows(slice(None))])
 
 
 def table_of_parts(parts: Sequence[Tensor]) -> FeatureTable:
     """A table of what is in memory, one part after the other."""
     rows = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
-    return FeatureTable(lambda positions: rows[torch.from_numpy(positions)], len(rows))
+    return FeatureTable(lambda positions: rows[torch.from_numpy(positions)], len(rows), lambda: rows)

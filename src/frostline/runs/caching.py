@@ -361,20 +361,34 @@ class RunCache:
         wanted = spec_of(self._config.speed, SpeedSpec).engine
         part = body.boundary.part(body.model)
         body.engine = ForwardEngine(body.plain, part, wanted, pictures, self._trainer.precision_plugin, self._say)
+        body.ahead = pictures
         return body
 
     def _settings(self) -> dict[str, Any]:
-        device = self._trainer.strategy.root_device
-        spec, speed = spec_of(self._config.backbone, BackboneSpec), spec_of(self._config.speed, SpeedSpec)
-        return {
-            "architecture": [spec.name, repr(spec.kwargs), repr(spec.module)],
-            **arithmetic(device),
-            "precision": str(self._config.trainer.get("precision")),
-            "channels_last": self._parts.task.channels_last,
-            "compile": speed.compile,
-            # by its name and not by what it has chosen: what it chooses among is within a tolerance
-            "engine": speed.engine.value,
-        }
+        device, precision = self._trainer.strategy.root_device, str(self._config.trainer.get("precision"))
+        return body_settings(self._config, device, precision=precision, channels_last=self._parts.task.channels_last)
+
+
+def body_settings(config: DictConfig, device: torch.device, *, precision: str, channels_last: bool) -> dict[str, Any]:
+    """All that changes what a frozen body makes of its input, beside its modules and tensors, as plain types.
+
+    Args:
+        config: with ``backbone`` and ``speed``.
+        device: that it runs on.
+        precision: as Lightning's Trainer takes it.
+        channels_last: whether it runs in that memory format.
+    """
+    spec, speed = spec_of(config.backbone, BackboneSpec), spec_of(config.speed, SpeedSpec)
+    return {
+        # a module of a person's own has no name but its path
+        "architecture": ["" if spec.module else spec.name, repr(spec.kwargs), repr(spec.module)],
+        **arithmetic(device),
+        "precision": {"32": "32-true"}.get(precision, precision),
+        "channels_last": channels_last,
+        "compile": speed.compile,
+        # by its name and not by what it has chosen: what it chooses among is within a tolerance
+        "engine": speed.engine.value,
+    }
 
 
 def show(line: str) -> None:

@@ -19,19 +19,17 @@ from frostline.data.geometry import resized
 from frostline.data.samplers import BalancedSampler, TrainingSampler
 from frostline.data.stratify import canonical_order
 from frostline.errors import ConfigError, DataError, FrostlineError, NumericsError
-from frostline.features import Boundary, FeatureStore, arithmetic, body_hash, default_store
+from frostline.features import Boundary, FeatureStore, NotCached, body_hash, default_store, is_known
 from frostline.freezing.rates import rate_faults, resolve_lr
 from frostline.optim import curve_factor, warmup_factor
 from frostline.probing import check_grid
-from frostline.probing.choices import Extractor
+from frostline.probing.choices import Extractor, FastExtractor
 from frostline.probing.features import SplitFeatures, SplitPass, key_of, split_features
 from frostline.probing.training import Batches, LabelledFeatures, Settings
-from frostline.runs.caching import show
+from frostline.runs.caching import body_settings, show
 from frostline.runs.parts import SUPPLIED, make_backbone, takes_channels_last
 from frostline.runs.predict import device_of
 from frostline.specs import (
-    BackboneSpec,
-    Engine,
     FeatureChoice,
     FreezeSpec,
     LrSpec,
@@ -89,11 +87,6 @@ def _check_speed(speed: SpeedSpec) -> None:
         if getattr(speed, key):
             problem = f"speed.{key}: a probe runs the backbone once, forward"
             raise ConfigError(problem, mend=f"Set speed.{key}=false.")
-    if speed.engine not in (Engine.auto, Engine.plain):
-        problem = (
-            f"speed.engine={speed.engine.value}: a probe runs the backbone plainly, for the features of several depths"
-        )
-        raise ConfigError(problem, mend="Leave it out, or train with freeze=linear_probe.")
 
 
 @dataclass
@@ -101,6 +94,8 @@ class ProbeParts:
     """Data and backbone of a probe, and the features that have been asked for.
 
     Attributes:
+        extract: what runs on pictures, and gives the same as ``extractor``.
+        body: all that makes the features of a picture beside it, as plain types.
         views: of training pictures.
         seconds: that passes over pictures have taken.
     """
@@ -108,8 +103,9 @@ class ProbeParts:
     data: ImageData
     backbone: Backbone
     extractor: Extractor
+    extract: FastExtractor
     store: FeatureStore
-    settings: dict[str, Any]
+    body: dict[str, Any]
     views: int
     device: torch.device
     seconds: float = 0.0
@@ -117,9 +113,9 @@ class ProbeParts:
 
     def is_found(self, choices: Sequence[FeatureChoice]) -> bool:
         """Whether the store has what heads are trained and selected on, and the backbone need not run."""
-        wanted = [self._keys("val", choices, train=False, view=0)]
-        wanted += [self._keys("train", choices, train=True, view=view) for view in range(self.views)]
-        return all(keys and all(self.store.find(key) for key in keys.values()) for keys in wanted)
+        return self._is_stored("val", choices, train=False, view=0) and all(
+            self._is_stored("train", choices, train=True, view=view) for view in range(self.views)
+        )
 
     def train(self, choices: Sequence[FeatureChoice]) -> dict[FeatureChoice, LabelledFeatures]:
         """The training pictures, all views one behind the other; one that cannot be read may be left out.
@@ -133,7 +129,7 @@ class ProbeParts:
         if len(self._left_out):
             print(f"note      {len(self._left_out)} training pictures cannot be read and are left out")
         return {
-            choice: self._labelled("train", torch.cat([one.features[choice] for one in found]), self._left_out)
+            choice: self._labelled("train", _joined([one.features[choice] for one in found]), self._left_out)
             for choice in choices
         }
 
@@ -200,22 +196,33 @@ class ProbeParts:
             choices,
             len(data.splits[split]),
             deliveries,
-            self.extractor,
+            self.extract,
+            data.input_digests(split, train=train),
+            partial(self._expect, split),
+            show,
         )
         noted = len(self.store.notes)
-        found = split_features(self.store, work)
+        found = self._found(work)
         skips, empty = train and data.on_error == "skip", found.unreadable().tolist()
         readable = self._readable(deliveries, empty, skips=skips)
-        if readable is not None and len(found.computed) < len(choices):  # it could not be read at that time
-            found = split_features(self.store, work, anew=True)
-            readable = self._readable(deliveries, found.unreadable().tolist(), skips=skips)
         self.seconds += found.seconds
-        _tell(split, view if self.views > 1 and train else None, found, work.count)
+        if readable is not None and len(found.lacking) < len(choices):  # it could not be read at that time
+            found = self._found(work, anew=True)
+            readable = self._readable(deliveries, found.unreadable().tolist(), skips=skips)
+            self.seconds += found.seconds
+        _tell(split, view if self.views > 1 and train else None, found)
         for note in self.store.notes[noted:]:
             show(note)
         if readable is not None:
             raise self._no_number(split, readable)
         return found
+
+    def _found(self, work: SplitPass, *, anew: bool = False) -> SplitFeatures:
+        try:
+            return split_features(self.store, work, anew=anew)
+        except NotCached as reason:
+            problem = f"the features of {type(self.backbone.model).__name__} cannot be probed: {reason}"
+            raise ConfigError(problem, mend="Choose others: probe.features=[pooled].") from reason
 
     def _readable(self, deliveries: Callable[..., Any], empty: Sequence[int], *, skips: bool) -> int | None:
         """The first of some pictures without features that can be read; raises for the first that cannot.
@@ -238,17 +245,31 @@ class ProbeParts:
         recipe = self.data.recipe(split, train=train)
         if recipe is None:
             return None
-        content = {**self.settings, "input": recipe, "view": view, "pictures": self.data.pictures_hash(split)}
-        return {choice: key_of(choice, content) for choice in choices}
+        content = {**self.body, "input": recipe, "view": view}
+        pictures = self.data.pictures_hash(split)
+        shares = self.extractor.is_same_in_training
+        return {choice: key_of(choice, content, pictures, shares=shares) for choice in choices}
+
+    def _is_stored(self, split: str, choices: Sequence[FeatureChoice], *, train: bool, view: int) -> bool:
+        keys, digests = self._keys(split, choices, train=train, view=view), self.data.input_digests(split, train=train)
+        return keys is not None and all(is_known(self.store, key, digests) for key in keys.values())
+
+    def _expect(self, split: str, wanted: int) -> None:
+        """Say how many pictures of a split are to come; it is taken that as many of those after it lack features."""
+        sizes = {name: len(pictures) for name, pictures in self.data.splits.items()}
+        ahead = sizes["train"] * self.views + sizes["val"] if split == "train" else sizes[split]
+        self.extract.expect(wanted, round(ahead * wanted / sizes[split]))
 
 
-def _tell(split: str, view: int | None, found: SplitFeatures, count: int) -> None:
+def _joined(views: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(views)) if len(views) > 1 else views[0]
+
+
+def _tell(split: str, view: int | None, found: SplitFeatures) -> None:
     names = ", ".join(f"{choice.value} {features.shape[1]}" for choice, features in found.features.items())
-    how = "found"
-    if found.computed:
-        how = f"computed in {found.seconds:.1f} s ({count / max(found.seconds, 1e-9):,.0f} a second)"
-        if len(found.computed) < len(found.features):
-            how = f"{', '.join(choice.value for choice in found.computed)} {how}, the others found"
+    how, count = found.how, len(next(iter(found.features.values())))
+    if found.lacking and len(found.lacking) < len(found.features):
+        how = f"{', '.join(found.lacking)} {how}, the others found"
     which = "" if view is None else f", view {view}"
     show(f"features of {count:,} {split} pictures{which} ({names}): {how}")
 
@@ -278,15 +299,13 @@ def build_probe(config: DictConfig, node: ProbeNode) -> ProbeParts:
     last = takes_channels_last(spec_of(config.speed, SpeedSpec), backbone.model)
     extractor = Extractor(backbone.model, backbone.head, channels_last=last)
     boundary = extractor.boundary if isinstance(extractor.boundary, Boundary) else Boundary("")
-    spec = spec_of(config.backbone, BackboneSpec)
-    settings = {
+    body = {
         "body": body_hash(backbone.model, boundary),
-        "boundary": boundary.path,
-        "architecture": [spec.name, repr(spec.kwargs), repr(spec.module)],
-        **arithmetic(device),
-        "channels_last": last,
+        "boundary": boundary.key,
+        "settings": body_settings(config, device, precision="32-true", channels_last=last),
     }
-    parts = ProbeParts(data, backbone, extractor, default_store(), settings, node.views, device)
+    fast = FastExtractor(extractor, spec_of(config.speed, SpeedSpec).engine, show)
+    parts = ProbeParts(data, backbone, extractor, fast, default_store(), body, node.views, device)
     if not parts.is_found(node.features):
         extractor.check(node.features, backbone.preprocessing.size)
     return parts

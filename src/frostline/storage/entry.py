@@ -1,6 +1,6 @@
-"""One array in one file: a page that says what it is and what its checksum is, then the numbers.
+"""One array in one file: a page that says what it is and what its checksum is, then the numbers, then the rows' names.
 
-The checksum covers both, so that a changed shape, dtype or key is found like a changed number.
+The checksum covers all, so that a changed shape, dtype or key is found like a changed number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from frostline.storage.locks import share
 HEADER_SIZE = 4096  # bytes: a page, so that the numbers begin at one
 SUFFIX = ".features"
 
-_MAGIC = "frostline features 1"
+Names = npt.NDArray[np.bytes_]
+"""``[rows]``, ``S32``."""
+
+_NAME = np.dtype("S32")
+_MAGIC = "frostline features 2"
 _BLOCK = 1 << 20
 _STORED = {
     "float64": "<f8",
@@ -54,11 +58,13 @@ class Features:
         array: ``[rows, ...]``, read-only and mapped; ``bfloat16`` is there as its bits, ``uint16``.
         path: of the file.
         dtype: of the numbers.
+        names: of the rows, mapped; None where they have none.
     """
 
     array: np.memmap[Any, np.dtype[Any]]
     path: Path
     dtype: torch.dtype
+    names: Names | None = None
 
     def rows(self, positions: npt.ArrayLike | slice) -> Tensor:
         """A copy of some rows.
@@ -81,14 +87,24 @@ class Form:
         key: what it was computed from.
         shape: ``(rows, ...)``.
         dtype: name of the numbers' type, as torch has it.
+        named: whether its rows have names.
     """
 
     key: str
     shape: tuple[int, ...]
     dtype: str
+    named: bool = False
 
     @classmethod
-    def of(cls, key: str, rows: int, width: int | Sequence[int], dtype: torch.dtype | npt.DTypeLike) -> Form:
+    def of(
+        cls,
+        key: str,
+        rows: int,
+        width: int | Sequence[int],
+        dtype: torch.dtype | npt.DTypeLike,
+        *,
+        named: bool = False,
+    ) -> Form:
         """See `FeatureStore.writer`.
 
         Raises:
@@ -100,7 +116,7 @@ class Form:
         name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
         if name not in _STORED:
             raise ValueError(f"the store holds {', '.join(_STORED)}, not {name}")
-        return cls(plain(key), tuple(map(int, shape)), name)
+        return cls(plain(key), tuple(map(int, shape)), name, named)
 
     @property
     def stored(self) -> np.dtype[Any]:
@@ -113,13 +129,33 @@ class Form:
         return math.prod(self.shape[1:]) * self.stored.itemsize
 
     @property
+    def names_at(self) -> int:
+        """Where in the file the names of the rows begin."""
+        return HEADER_SIZE + self.shape[0] * self.row_size
+
+    @property
     def file_size(self) -> int:
         """Bytes of the file."""
-        return HEADER_SIZE + self.shape[0] * self.row_size
+        return self.names_at + (self.shape[0] * _NAME.itemsize if self.named else 0)
 
     def text(self) -> str:
         """One line of JSON."""
-        return json.dumps({"key": self.key, "shape": self.shape, "dtype": self.dtype})
+        return json.dumps({"key": self.key, "shape": self.shape, "dtype": self.dtype, "named": self.named})
+
+    def check_names(self, names: Names) -> None:
+        """See that there is one for each row.
+
+        Raises:
+            ValueError: there is not, or they are of another type.
+        """
+        if names.shape != self.shape[:1] or names.dtype != _NAME:
+            problem = f"{self.shape[0]} rows have as many names of {_NAME}, not {list(names.shape)} of {names.dtype}"
+            raise ValueError(problem)
+
+
+def is_plain(key: str) -> bool:
+    """Whether a key can be a file name everywhere."""
+    return re.fullmatch(r"[A-Za-z0-9_-]{1,128}", key) is not None
 
 
 def plain(key: str) -> str:
@@ -128,7 +164,7 @@ def plain(key: str) -> str:
     Raises:
         ValueError: it cannot be a file name everywhere.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", key):
+    if not is_plain(key):
         raise ValueError(f"a key of the store has up to 128 letters, digits, - and _, not {key!r}")
     return key
 
@@ -179,7 +215,24 @@ def map_entry(path: Path, key: str) -> Features:
             os.utime(file.fileno(), ns=(time.time_ns(), status.st_mtime_ns))
         # the mapping keeps a copy of the handle, and the lock with it
         array: np.memmap[Any, np.dtype[Any]] = np.memmap(file, form.stored, "r", HEADER_SIZE, form.shape)
-    return Features(array, path, getattr(torch, form.dtype))
+        names = np.memmap(file, _NAME, "r", form.names_at, form.shape[:1]) if form.named else None
+    return Features(array, path, getattr(torch, form.dtype), names)
+
+
+def read_names(path: Path, key: str) -> Names | None:
+    """The names of the rows, of which no checksum is looked at; None where there are none.
+
+    Raises:
+        Damaged: the file is of another form or key.
+        OSError: it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        form, _ = _read_page(file)
+        if form.key != key or os.fstat(file.fileno()).st_size != form.file_size:
+            raise Damaged("it is of another form")
+        if not form.named:
+            return None
+        return np.array(np.memmap(file, _NAME, "r", form.names_at, form.shape[:1]))
 
 
 def _verify(file: IO[bytes], status: os.stat_result, key: str) -> Form:
@@ -199,7 +252,8 @@ def _read_page(file: IO[bytes]) -> tuple[Form, str]:
     try:
         magic, text, checksum, _ = os.pread(file.fileno(), HEADER_SIZE, 0).decode("ascii").split("\n")
         told = json.loads(text)
-        form = Form.of(told["key"], told["shape"][0], told["shape"][1:], getattr(torch, told["dtype"]))
+        dtype, named = getattr(torch, told["dtype"]), bool(told["named"])
+        form = Form.of(told["key"], told["shape"][0], told["shape"][1:], dtype, named=named)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise Damaged("its first page cannot be read") from None
     if magic != _MAGIC:

@@ -80,7 +80,7 @@ def _idle(folder: Path, missing: int, locks: contextlib.ExitStack) -> tuple[list
     """The files used least recently that are in nobody's use and have ``missing`` bytes, locked; and their bytes."""
     chosen: list[Path] = []
     gained = 0
-    for path, status in sorted(_files(folder, SUFFIX), key=lambda item: item[1].st_atime_ns):
+    for path, status in sorted(files_in(folder, SUFFIX), key=lambda item: item[1].st_atime_ns):
         if gained >= missing:
             break
         with contextlib.suppress(OSError):
@@ -100,7 +100,7 @@ def held(folder: Path) -> int:
     Raises:
         OSError: the folder cannot be read.
     """
-    return sum(status.st_size for suffix in (SUFFIX, PART_SUFFIX) for _, status in _files(folder, suffix))
+    return sum(status.st_size for suffix in (SUFFIX, PART_SUFFIX) for _, status in files_in(folder, suffix))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -109,14 +109,19 @@ def remove_leftovers(folder: Path) -> None:
     Args:
         folder: of the store, for oneself alone.
     """
-    for path, status in [*_files(folder, PART_SUFFIX), *_files(folder, SUFFIX + LOCK_SUFFIX)]:
+    for path, status in [*files_in(folder, PART_SUFFIX), *files_in(folder, SUFFIX + LOCK_SUFFIX)]:
         with contextlib.suppress(OSError), path.open("rb") as file:
             # the age is for file systems without locks
             if try_lock(file) or time.time() - status.st_mtime > _ABANDONED_SECONDS:
                 path.unlink(missing_ok=True)
 
 
-def _files(folder: Path, ending: str) -> list[tuple[Path, os.stat_result]]:
+def files_in(folder: Path, ending: str) -> list[tuple[Path, os.stat_result]]:
+    """The files of a folder whose names end so, each with what the system says of it.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -14,13 +14,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from frostline.storage.entry import HEADER_SIZE, SUFFIX, Damaged, Features, Form, map_entry, plain, seal, write_at
+from frostline.storage.entry import (
+    HEADER_SIZE,
+    SUFFIX,
+    Damaged,
+    Features,
+    Form,
+    Names,
+    is_plain,
+    map_entry,
+    plain,
+    read_names,
+    seal,
+    write_at,
+)
 from frostline.storage.locks import alone, try_lock, unlock
 from frostline.storage.room import (
     LOCK_SUFFIX,
     PART_SUFFIX,
     StoreFault,
     faults_named,
+    files_in,
     make_room,
     remove_leftovers,
 )
@@ -75,6 +89,27 @@ class FeatureStore:
             self._note(f"{path} cannot be read ({error.strerror or error}): it is computed anew.")
         return None
 
+    def keys(self, beginning: str) -> list[str]:
+        """Those of arrays that are there which begin so, the largest first; none where the folder cannot be read."""
+        try:
+            files = files_in(self.folder, SUFFIX)
+        except OSError:
+            return []
+        files.sort(key=lambda item: (-item[1].st_size, item[0].name))
+        keys = [path.name.removesuffix(SUFFIX) for path, _ in files if path.name.startswith(beginning)]
+        return [key for key in keys if is_plain(key)]
+
+    def names(self, key: str) -> Names | None:
+        """The names of an array's rows as they are on disk, a hint: only those of `find` have been checked.
+
+        Returns:
+            None where there is no such array, its rows have no names, or it cannot be read.
+        """
+        try:
+            return read_names(self._path(key), key)
+        except (OSError, Damaged):
+            return None
+
     @contextlib.contextmanager
     def alone(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Let one process at a time go on with a key; where there can be no lock, each does.
@@ -96,7 +131,12 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def writer(
-        self, key: str, rows: int, width: int | Sequence[int], dtype: torch.dtype | npt.DTypeLike
+        self,
+        key: str,
+        rows: int,
+        width: int | Sequence[int],
+        dtype: torch.dtype | npt.DTypeLike,
+        names: Names | None = None,
     ) -> Iterator[Writer]:
         """Write an array. It is there when the block ends well, whole; otherwise nothing is left of it.
 
@@ -108,15 +148,21 @@ class FeatureStore:
             rows: their number; each has to be written.
             width: the shape of a row.
             dtype: of the numbers, such as ``torch.float32``.
+            names: ``[rows]``, ``S32``, by which a row can be found; None where rows have none.
 
         Raises:
             StoreFault: the disk is full, the folder cannot be written, or the limit leaves no room; at the start, at
                 a write, or at the end.
-            ValueError: the key, the shape or the dtype cannot be, or a row was not written.
+            ValueError: the key, the shape, the dtype or the names cannot be, or a row was not written.
         """
-        form = Form.of(key, rows, width, dtype)
+        form = Form.of(key, rows, width, dtype, named=names is not None)
+        if names is not None:
+            form.check_names(names)
         try:
             with self._part(form) as (part, file):
+                if names is not None:
+                    with faults_named(self.folder):
+                        write_at(file, names.tobytes(), form.names_at)
                 writer = Writer(file, form, self.folder)
                 yield writer
                 writer.check()
@@ -183,6 +229,18 @@ class Writer:
         self._folder = folder
         self._written = np.zeros(form.shape[0], dtype=np.bool_)
         self._fault: StoreFault | None = None
+
+    def write_rows(self, positions: npt.NDArray[np.int64], array: npt.NDArray[Any] | Tensor) -> None:
+        """Write rows at ``[N]`` positions, of which those that lie one behind the other are written together.
+
+        Raises:
+            StoreFault: they cannot be written.
+            ValueError: they do not fit in shape, dtype or position.
+        """
+        start = 0
+        for run in np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1) if len(positions) else ():
+            self.write(int(run[0]), array[start : start + len(run)])
+            start += len(run)
 
     def write(self, start: int, array: npt.NDArray[Any] | Tensor) -> None:
         """Write some rows.
