@@ -171,9 +171,8 @@ def _gathered(
                 growing[name] = stack.enter_context(_Growing(store, work, name, rows, follows_lenders=lent))
             growing[name].put(positions, rows)
 
-        for name in names if pictures is not None else ():
-            key = work.keys[name]
-            for positions, rows in () if key is None or pictures is None else _lent(store, key, pictures):
+        for name in names:
+            for positions, rows in _lent(store, work.keys[name], pictures):
                 put(name, positions, rows, lent=True)
         complete = [growing[name].has if name in growing else np.zeros(work.count, dtype=np.bool_) for name in names]
         lacking, count = np.flatnonzero(~np.logical_and.reduce(complete)), 0
@@ -184,9 +183,10 @@ def _gathered(
         return {name: growing[name].table() for name in names}, len(lacking), count
 
 
-def _lent(store: FeatureStore, key: str, pictures: Names) -> Iterator[tuple[Positions, Tensor]]:
-    for lender in known_rows(store, key, pictures):
-        yield from lender.parts()
+def _lent(store: FeatureStore, key: str | None, pictures: Names | None) -> Iterator[tuple[Positions, Tensor]]:
+    if key is not None and pictures is not None:
+        for lender in known_rows(store, key, pictures):
+            yield from lender.parts()
 
 
 def _passed(work: Pass, names: Sequence[str], wanted: Positions) -> Iterator[tuple[Positions, Mapping[str, Tensor]]]:

@@ -82,7 +82,7 @@ def key_of(choice: FeatureChoice, content: Mapping[str, Any], pictures: str, *, 
         shares: whether a run that trains the classifier has the same features.
     """
     is_shared = choice is FeatureChoice.last and shares
-    return feature_key({**content} if is_shared else {**content, "choice": choice.value}, pictures)
+    return feature_key(content if is_shared else {**content, "choice": choice.value}, pictures)
 
 
 def split_features(store: FeatureStore, work: SplitPass, *, anew: bool = False) -> SplitFeatures:
@@ -111,7 +111,9 @@ def split_features(store: FeatureStore, work: SplitPass, *, anew: bool = False) 
         memory=math.inf,
     )
     found = found_or_computed(store, wanted, anew=anew)
+    features = {}
     for choice in work.choices:
-        check_row(found.tables[choice.value].all_rows().shape[1:])
-    features = {choice: flat(found.tables[choice.value].all_rows()) for choice in work.choices}
+        rows = found.tables[choice.value].all_rows()
+        check_row(rows.shape[1:])
+        features[choice] = flat(rows)
     return SplitFeatures(features, found.lacking, found.seconds, found.how())
